@@ -1,0 +1,259 @@
+"""What every method script shares: problems, prompt texts, the verifiers and the run folder.
+
+No torch here: what needs a tensor is a part of a method and stands in that method's script.
+
+    problems = load_problems("arithmetic", split="train")  # or math, math500, gsm8k, a .csv .json .jsonl .parquet file
+    messages = attempt_messages(problems[0])  # chat messages; the script renders and tokenizes them
+    reward = verify(response, problems[0])  # 1.0 or 0.0
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from problems import InputError, Problem
+from problems.loading import load_problems, load_train_and_eval
+from verifiers.math_answers import extract_answer, verify_math
+
+__all__ = ["InputError", "Problem", "extract_answer", "load_problems", "load_train_and_eval", "verify_math"]
+
+Messages = list[dict[str, str]]
+
+# ---- prompts -------------------------------------------------------------------------------------------------------
+# One text for each task and turn, as chat messages. A script renders them with the tokenizer's chat template, or as
+# plain text where it has none.
+
+SOLVE = "Solve the problem step by step. Put the final answer in \\boxed{}."
+STUDENT = "A student's solution:\n"
+CHECK = "Check the solution step by step and point out the first mistake, if there is one. Do not solve the rest."
+FEEDBACK = "Feedback on your solution:\n"
+REFINE = "Solve the problem again, using the feedback. Put the final answer in \\boxed{}."
+SELF_CORRECT = "There may be a mistake in your solution. Solve it again. Put the final answer in \\boxed{}."
+
+
+def attempt_messages(problem: Problem) -> Messages:
+    """Turn 1, x: the prompt of the first attempt z."""
+    return [{"role": "user", "content": f"{problem.question}\n\n{SOLVE}"}]
+
+
+def feedback_messages(problem: Problem, attempt: str) -> Messages:
+    """(x, z): the prompt of the feedback g. The question comes first, so that a prefix of it holds x alone."""
+    return [{"role": "user", "content": f"{problem.question}\n\n{STUDENT}{attempt}\n\n{CHECK}"}]
+
+
+def refine_messages(problem: Problem, attempt: str, feedback: str) -> Messages:
+    """Turn 2, (x, z, g): the prompt of the refinement y."""
+    return [
+        *attempt_messages(problem),
+        {"role": "assistant", "content": attempt},
+        {"role": "user", "content": f"{FEEDBACK}{feedback}\n\n{REFINE}"},
+    ]
+
+
+def self_correct_messages(problem: Problem, attempt: str) -> Messages:
+    """Turn 2 with a fixed instruction instead of feedback (SCoRe)."""
+    return [
+        *attempt_messages(problem),
+        {"role": "assistant", "content": attempt},
+        {"role": "user", "content": SELF_CORRECT},
+    ]
+
+
+def render(tokenizer, messages: Messages) -> str:
+    """A prompt's text: by the tokenizer's chat template, or plain where it has none."""
+    if tokenizer.chat_template:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return "".join(message["content"] + "\n" for message in messages)
+
+
+def encode_prompt(tokenizer, messages: Messages, question: str = "") -> tuple[list[int], int]:
+    """Token ids of a prompt, and how many of them come before whatever follows the question.
+
+    The part up to the question's end is tokenized by itself, so that it is the same whatever follows: the value of x is
+    read there.
+    """
+    text = render(tokenizer, messages)
+    cut = text.index(question) + len(question) if question else len(text)
+    cut = len(text) - len(text[cut:].lstrip())  # the blank line after the question belongs to it
+    prefix = tokenizer(text[:cut], add_special_tokens=not tokenizer.chat_template).input_ids  # templates write BOS
+    rest = tokenizer(text[cut:], add_special_tokens=False).input_ids if cut < len(text) else []
+    return prefix + rest, len(prefix)
+
+
+def check_lengths(tokenizer, prompts: list[Messages], problems: list[Problem], room: int, config, flag: str) -> None:
+    """Raises InputError for the first problem whose prompt and `room` more tokens do not fit a model's context."""
+    context = getattr(config, "max_position_embeddings", None) or sys.maxsize
+    for problem, messages in zip(problems, prompts):
+        if len(render(tokenizer, messages).encode()) + room > context:  # a prompt has fewer tokens than bytes
+            length = len(encode_prompt(tokenizer, messages)[0]) + room
+            if length > context:
+                name = f"the model of {flag} reads {context}"
+                raise InputError(f"{problem.id}: prompt and responses can take {length} tokens, but {name}")
+
+
+# ---- rewards and order ---------------------------------------------------------------------------------------------
+
+
+def verify(response: str, problem: Problem) -> float:
+    """1.0 if the response's final answer equals the gold answer, else 0.0. It sees the response, never the prompt."""
+    return float(verify_math(response, problem.answer))
+
+
+def verify_all(responses: list[str], problems: list[Problem]) -> list[float]:
+    """`verify` for each pair, in order."""
+    return [verify(response, problem) for response, problem in zip(responses, problems, strict=True)]
+
+
+def outcomes(rewards_1: list[float], rewards_2: list[float]) -> dict[str, float]:
+    """Fractions of all problems: right at turn 1 and 2, wrong then right (fixed), right then wrong (broken)."""
+    first, second = np.array(rewards_1), np.array(rewards_2)
+    parts = {"accuracy_1": first, "accuracy_2": second, "fixed": (1 - first) * second, "broken": first * (1 - second)}
+    return {name: float(part.mean()) for name, part in parts.items()}
+
+
+def problem_rows(iteration: int, rollout_size: int, num_problems: int, seed: int) -> list[int]:
+    """The problems of one iteration: each comes once an epoch, in an order that depends on the seed alone."""
+    positions = range((iteration - 1) * rollout_size, iteration * rollout_size)
+    epochs = {position // num_problems for position in positions}
+    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(num_problems) for epoch in epochs}
+    return [int(orders[position // num_problems][position % num_problems]) for position in positions]
+
+
+# ---- run folder ----------------------------------------------------------------------------------------------------
+# config.json, metrics.jsonl, episodes.jsonl, checkpoints.jsonl, checkpoint-000010/ ... A script writes the checkpoints,
+# which hold tensors; the rest is here.
+
+# A resumed run gives the same rows whichever value these have; every other flag must be as it was.
+RESUME_MAY_CHANGE = ("run_dir", "if_run_exists", "iterations", "save_every", "keep_checkpoints", "track")
+
+
+def command_line(args, script: str, **changes) -> str:
+    """The command that starts this run, with some flags changed: every flag that is not at its default."""
+    words = ["python", script]
+    for field in fields(args):
+        value = changes.get(field.name, getattr(args, field.name))
+        if value == field.default:
+            continue
+        flag = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return shlex.join(words)
+
+
+def last_checkpoint(run_dir: Path) -> Path | None:
+    """The newest whole checkpoint of a run folder; one that is being written or deleted ends in .tmp."""
+    return max(run_dir.glob("checkpoint-*[0-9]"), default=None)
+
+
+def find_run_folder(args) -> tuple[Path, Path | None]:
+    """The run folder that the flags ask for, and the checkpoint to resume from (None: start at the beginning).
+
+    Reads only: nothing is written until every other check has passed. Raises InputError.
+    """
+    name = f"{Path(args.dataset).stem}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = Path(args.run_dir or f"runs/{name}")
+    try:
+        occupied = run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir()))
+    except OSError as error:
+        raise InputError(f"--run-dir {run_dir} cannot be read: {error.strerror}") from error
+    if not occupied:
+        return run_dir, None
+    if args.if_run_exists == "raise":
+        raise InputError(
+            f"the run folder {run_dir} exists: add --if-run-exists resume (go on) or delete (start afresh)"
+        )
+    if not (run_dir / "config.json").is_file():
+        raise InputError(f"--run-dir {run_dir} holds other files than a run's: nothing there is resumed or deleted")
+    if args.if_run_exists == "delete":
+        return run_dir, None
+    before = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))["args"]
+    now = json.loads(json.dumps(asdict(args)))
+    for key in now:
+        if key not in RESUME_MAY_CHANGE and before.get(key) != now[key]:
+            flag = key.replace("_", "-")
+            raise InputError(f"--{flag} is {now[key]}, but the run in {run_dir} was started with {before.get(key)}")
+    return run_dir, last_checkpoint(run_dir)
+
+
+def open_run_folder(run_dir: Path, args, iteration: int) -> None:
+    """Creates the run folder, or cuts what it holds back to the checkpoint of `iteration`, and writes config.json."""
+    try:
+        if args.if_run_exists == "delete" and run_dir.exists():
+            shutil.rmtree(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+        packages = {
+            name: version(name) for name in ("numpy", "torch", "transformers", "tokenizers", "datasets", "tyro")
+        }
+        config = {"args": asdict(args), "git_commit": git.stdout.strip() or None, "packages": packages}
+        write_file(run_dir / "config.json", json.dumps(config, indent=2) + "\n")
+        for name in ("metrics.jsonl", "episodes.jsonl", "checkpoints.jsonl"):
+            cut_rows(run_dir / name, iteration)
+        for leftover in run_dir.glob("checkpoint-*.tmp"):
+            shutil.rmtree(leftover)
+    except OSError as error:
+        raise InputError(f"the run folder {run_dir} cannot be written: {error.strerror}") from error
+
+
+def write_file(path: Path, text: str) -> None:
+    """Replaces a file in one step: a kill at any moment leaves the old text or the new."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Appends rows to a .jsonl file and forces them to the disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cut_rows(path: Path, iteration: int) -> None:
+    """Removes from a .jsonl file the rows after an iteration, and a last line that a kill cut short; -1 removes all."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    write_file(path, "".join(line + "\n" for line in lines if json.loads(line)["iteration"] <= iteration))
+
+
+# ---- command line --------------------------------------------------------------------------------------------------
+
+MAY_BE_ZERO = ("seed", "eval_seed", "stage1_iterations", "lr_warmup_iterations", "keep_checkpoints", "save_episodes")
+
+
+def check_args(args) -> None:
+    """Raises InputError for sizes and rates that cannot work, in any script."""
+    for field in fields(args):
+        value = getattr(args, field.name)
+        if isinstance(value, int) and not isinstance(value, bool) and value < (field.name not in MAY_BE_ZERO):
+            raise InputError(f"--{field.name.replace('_', '-')} must not be {value}")
+    if not args.temperature > 0 or not 0 < args.top_p <= 1:
+        raise InputError(f"--temperature {args.temperature} must be above 0 and --top-p {args.top_p} in (0, 1]")
+    if args.rollout_size % args.num_minibatches:
+        sizes = f"--rollout-size {args.rollout_size} does not divide by --num-minibatches {args.num_minibatches}"
+        raise InputError(sizes)
+
+
+def run(main, args, script: str) -> None:
+    """Runs a script's main; a user's mistake and Ctrl-C end in one line, with exit codes 2 and 130."""
+    try:
+        main(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        checkpoint = last_checkpoint(Path(args.run_dir)) if args.run_dir else None
+        resume = command_line(args, script, if_run_exists="resume")
+        print(f"\ninterrupted; last checkpoint: {checkpoint or 'none yet'}; go on with: {resume}", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,714 @@
+"""MLMT-RL: a solver tries, a feedback writer critiques, the solver refines; one reward trains both models.
+
+    x -> z ~ L(.|x) -> g ~ H(.|x,z) -> y ~ L(.|x,z,g) -> R = verify(y) in {0, 1}        L solver, H feedback model
+
+maximises E[R] - beta_L KL(L || L_0) - beta_H KL(H || H_0) by policy gradient, with one prefix value for each action:
+    solver    -mean[ A_z log L(z|x) + A_y log L(y|x,z,g) ]
+    feedback  -mean[ A_g log H(g|x,z) ] + c_v mean[ (V - R)^2 ]      V is read from H's trunk in one pass over (x,z,g)
+    A_z = R - V(x)      A_g = R - V(x,z)      A_y = R - V(x,z,g)     KL penalties are subtracted in `credit`
+Paper: MLMT-RL (https://openreview.net/forum?id=u1RjV99DPu). Run it: python mlmt_rl.py --stop-value-gradients
+
+Departures from the paper, whose text and code leave these open or contradict each other:
+1. Each action has its own baseline. One V(x,z,g) for z and y (--shared-baseline) biases z: with an exact V its gradient
+   is zero, since V already knows what z led to.
+2. V is a linear head on H's final states; "full-grad" lets its loss into H's trunk, --stop-value-gradients does not.
+3. The target of every value is the episode's R: episodes end after y, so there is no next state to bootstrap from.
+4. The bilevel term uses R*, the reward of a fresh y from the solver after its update (--value-shaping), not a second
+   value network. 5. SCoRe's Stage I and its bonus alpha are off by default.
+
+Shapes: B episodes of a rollout, b of a micro-batch, P prompt tokens, T response tokens, N all response tokens of a
+micro-batch, D hidden size, V vocabulary.
+"""
+
+import os
+import random
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+# Waiting threads sleep instead of spinning: on a shared machine spinning ones made small models six times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+import transformers
+import tyro
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+import common
+
+
+@dataclass
+class Args:
+    # ---- experiment
+    exp_name: str = "mlmt_rl"
+    """name of the experiment, a part of the run folder's name"""
+    seed: int = 1
+    """seeds the sampling of responses and the order of the problems"""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: the GPU where there is one, otherwise the CPU"""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """type of the weights; auto: bfloat16 on a GPU, float32 on a CPU. The optimiser always holds float32 masters"""
+    run_dir: str | None = None
+    """run folder; by default runs/{dataset}__{exp_name}__{seed}__{time}"""
+    if_run_exists: Literal["raise", "resume", "delete"] = "raise"
+    """what to do if the run folder exists: stop, go on from its last checkpoint, or start afresh in its place"""
+    track: bool = False
+    """also send the metrics to Weights & Biases (needs wandb)"""
+
+    # ---- model and data
+    policy_lm: str = "tiny"
+    """solver L: a folder (also looked for beside this script) or a hub name of a causal language model"""
+    feedback_lm: str | None = None
+    """feedback model H, of any family; by default the same as policy_lm (with weights of its own)"""
+    chat_template: Literal["auto", "on", "off"] = "auto"
+    """render prompts with the tokenizer's chat template; auto: where it has one, otherwise plain text"""
+    gradient_checkpointing: bool = False
+    """recompute each layer's activations in the backward pass: less memory, about a third more time"""
+    dataset: str = "arithmetic"
+    """arithmetic, math, math500, gsm8k, or a .csv .json .jsonl .parquet file"""
+    split: str = "train"
+    """split to train on; a file has train and test (about one question in ten, chosen by its text) and all"""
+    eval_dataset: str | None = None
+    """data set of the evaluation; by default the same as dataset. Its questions are never trained on"""
+    eval_split: str = "test"
+    """split to evaluate on"""
+    min_level: int | None = None
+    """train on problems of this level or higher only"""
+
+    # ---- rollout
+    rollout_size: int = 64
+    """episodes of one iteration (B), all sampled from the same policies"""
+    max_new_tokens: int = 40
+    """longest attempt and refinement, in tokens"""
+    max_feedback_tokens: int = 40
+    """longest feedback, in tokens"""
+    temperature: float = 1.0
+    """sampling temperature; the log-probabilities under training use the same"""
+    top_p: float = 1.0
+    """nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained"""
+    generation_batch_size: int = 256
+    """most responses sampled side by side (memory only)"""
+
+    # ---- algorithm
+    kl_coef: float = 0.01
+    """beta_L (SCoRe's beta1), the weight of the solver's KL to its initial policy"""
+    guidance_kl_coef: float = 0.01
+    """beta_H, the same for the feedback model"""
+    kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss", "full_loss"] = "k1_reward"
+    """k1 in the return: the exact gradient; as losses: k2, k3 (follows KL(pi_ref || pi)), the full sum over tokens"""
+    gae_lambda: float = 1.0
+    """lambda of generalised advantage estimation with turns as time steps; 1: no value bias"""
+    shared_baseline: bool = False
+    """one baseline V(x,z,g) for z and y, as the paper's README has it: biased, kept for teaching"""
+    value_coef: float = 0.5
+    """c_v, the weight of the value loss"""
+    stop_value_gradients: bool = False
+    """the value loss trains only the value head, not the feedback model's trunk"""
+    value_shaping: float = 0.0
+    """lambda of the bilevel term: A_g gets lambda (R - R*), R* from the solver after its update; 0: off"""
+    alpha: float = 0.0
+    """SCoRe's bonus: A_y gets alpha (R - r1) after Stage I"""
+    stage1_iterations: int = 0
+    """SCoRe's Stage I: so many first iterations in which z feels only its KL, at beta1 + beta2"""
+    beta2: float = 0.1
+    """additional weight of the KL of z in Stage I"""
+    train_guidance_model: bool = True
+    """train the feedback model; without it only its value head learns"""
+    feedback_every: int = 1
+    """update the feedback model in every n-th iteration only; its value head always learns"""
+
+    # ---- optimisation
+    iterations: int = 50
+    """rollouts, each followed by update_epochs * num_minibatches optimiser steps of each model"""
+    learning_rate: float = 2e-4
+    """learning rate of the solver (Adam)"""
+    guidance_lr: float = 2e-4
+    """learning rate of the feedback model"""
+    value_lr: float = 1e-3
+    """learning rate of the value head, constant from the start"""
+    lr_warmup_iterations: int = 10
+    """the two models' learning rates rise linearly over so many iterations, then stay"""
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    """Adam's decay rates"""
+    max_grad_norm: float = 1.0
+    """the gradients of solver, feedback trunk and value head are each clipped to this norm"""
+    num_minibatches: int = 1
+    """optimiser batches that a rollout is split into"""
+    update_epochs: int = 1
+    """passes over a rollout; with more than one optimiser step the clipped ratio comes into play"""
+    clip_coef: float = 0.2
+    """epsilon of the clipped ratio"""
+    micro_batch_size: int = 64
+    """sequences of one forward and backward pass (memory only)"""
+    logits_chunk_size: int = 1024
+    """response tokens whose logits exist at once, (chunk, V) in float32 (memory only)"""
+
+    # ---- logging and checkpoints
+    eval_every: int = 10
+    """evaluate after every n-th iteration, before the first and after the last"""
+    eval_size: int = 200
+    """held-out problems of an evaluation, at most"""
+    eval_seed: int = 0
+    """seeds the sampling of every evaluation, apart from training"""
+    save_episodes: int = 200
+    """most episodes of each evaluation, and of the rollout before it, written to episodes.jsonl"""
+    save_every: int = 10
+    """write a checkpoint after every n-th iteration, and after the last"""
+    keep_checkpoints: int = 2
+    """checkpoints to keep; older ones are deleted; 0 keeps all"""
+
+
+# ---- models and rollout --------------------------------------------------------------------------------------------
+
+
+def load_lm(name: str, flag: str, args: Args, device: str, dtype: torch.dtype):
+    """A causal language model and its tokenizer, from a folder or the hub. Raises InputError.
+
+    Dropout is set to zero: the trainer must see the very policy that sampled.
+    """
+    beside = Path(__file__).parent / name  # "tiny" is found from any working directory
+    source = str(beside) if beside.is_dir() and not Path(name).is_dir() else name
+    try:
+        config = AutoConfig.from_pretrained(source)
+        for key in [key for key, value in vars(config).items() if "drop" in key and isinstance(value, float)]:
+            setattr(config, key, 0.0)
+        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
+        raise common.InputError(f"{flag} {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    if args.chat_template == "on" and not tokenizer.chat_template:
+        raise common.InputError(f"--chat-template on: the tokenizer of {flag} {name} has no chat template")
+    if args.chat_template == "off":
+        tokenizer.chat_template = None
+    with torch.no_grad():  # token_logprobs applies the output head to the backbone's states itself
+        probe = torch.arange(4, device=device)[None]
+        logits = model.eval().get_output_embeddings()(model.base_model(probe).last_hidden_state)
+        if not torch.allclose(logits, model(probe).logits, atol=1e-3):
+            raise common.InputError(f"{flag} {name} scales or caps its logits, which token_logprobs does not support")
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model, tokenizer
+
+
+@torch.no_grad()
+def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tokens: int, args: Args) -> dict:
+    """Samples one response for each prompt and returns a turn: the tensors that the losses need, and the texts.
+
+    prompts: (token ids, prefix length) from encode_prompt. Prompts are padded on the left, responses on the right.
+    response_mask runs to the first end-of-sequence token, inclusive; it never looks at the pad token, often the same.
+    """
+    model.eval()  # with train mode's gradient checkpointing there is no KV cache
+    end_ids = model.generation_config.eos_token_id
+    end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    P = max(len(ids) for ids, _ in prompts)
+    prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
+    prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
+    sampling = GenerationConfig(do_sample=True, temperature=args.temperature, top_k=0, top_p=args.top_p)
+    sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
+    sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
+    own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
+    response_ids = torch.full((len(prompts), max_new_tokens), pad_id, device=model.device)  # (B, T)
+    for rows in torch.arange(len(prompts), device=model.device).split(args.generation_batch_size):
+        mask = prompt_mask[rows]
+        output = model.generate(input_ids=prompt_ids[rows], attention_mask=mask, generation_config=sampling)
+        response_ids[rows, : output.shape[1] - P] = output[:, P:]
+    model.generation_config = own_config
+    ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
+    response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
+    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
+    return {
+        "prompts": prompts,
+        "prompt_ids": prompt_ids,  # (B, P)
+        "prompt_mask": prompt_mask,  # (B, P)
+        "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
+        "response_ids": response_ids,  # (B, T)
+        "response_mask": response_mask,  # (B, T)
+        "truncated": ~ended.any(1),  # (B,)
+        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
+    }
+
+
+def run_episodes(solver, feedback, tokenizers, problems: list[common.Problem], args: Args) -> dict:
+    """One whole episode for each problem: three turns, and the verdicts on both attempts, each (B,)."""
+    # TURN 1: z ~ L(.|x)
+    prompts = [common.encode_prompt(tokenizers[0], common.attempt_messages(p)) for p in problems]
+    turn_1 = generate(solver, tokenizers[0], prompts, args.max_new_tokens, args)
+    # FEEDBACK: g ~ H(.|x,z)
+    messages = [common.feedback_messages(p, z) for p, z in zip(problems, turn_1["texts"])]
+    prompts = [common.encode_prompt(tokenizers[1], m, p.question) for m, p in zip(messages, problems)]
+    turn_g = generate(feedback, tokenizers[1], prompts, args.max_feedback_tokens, args)
+    # TURN 2: y ~ L(.|x,z,g), on the same problem
+    messages = [common.refine_messages(p, z, g) for p, z, g in zip(problems, turn_1["texts"], turn_g["texts"])]
+    prompts = [common.encode_prompt(tokenizers[0], m) for m in messages]
+    turn_2 = generate(solver, tokenizers[0], prompts, args.max_new_tokens, args)
+    episodes = {"turn_1": turn_1, "turn_g": turn_g, "turn_2": turn_2}
+    for name, turn in (("rewards_1", turn_1), ("rewards_2", turn_2)):
+        episodes[name] = torch.tensor(common.verify_all(turn["texts"], problems), device=solver.device)
+    return episodes
+
+
+# ---- log-probabilities and values ----------------------------------------------------------------------------------
+
+
+def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
+    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, D)."""
+    P, T = (int(turn[mask][rows].sum(1).max()) for mask in ("prompt_mask", "response_mask"))
+    ids = torch.cat([turn["prompt_ids"][rows][:, -P:], turn["response_ids"][rows][:, :T]], 1)  # (b, P+T)
+    mask = torch.cat([turn["prompt_mask"][rows][:, -P:], turn["response_mask"][rows][:, :T].long()], 1)  # (b, P+T)
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0)  # positions count real tokens, not the padding on the left
+    output = model.base_model(input_ids=ids, attention_mask=mask, position_ids=position_ids, use_cache=False)
+    return output.last_hidden_state
+
+
+def token_logprobs(model, hidden, turn, rows, args, reference=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """log pi(y_t | prompt, y_<t) at the sampling temperature for every response token, float32, zero elsewhere: (b, T).
+
+    Also the entropy of each token's distribution (only when no gradient is recorded) and, given a reference model, its
+    exact KL(pi || pi_ref). Logits are made for response tokens only, a chunk at a time, and made again in the backward
+    pass, so that (b, T, V) in float32 never exists at once.
+    """
+    T_all = turn["response_mask"].shape[1]
+    mask = turn["response_mask"][rows]  # (b, T_all)
+    T = int(mask.sum(1).max())
+    targets = turn["response_ids"][rows][mask]  # (N,)
+    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (N, D): the state before a token predicts it
+    reference_states = states.new_zeros(len(states), 0)
+    if reference is not None:
+        with torch.no_grad():
+            reference_states = hidden_states(reference, turn, rows)[:, -T - 1 : -1][mask[:, :T]]  # (N, D)
+
+    def chunk(states, reference_states, targets):  # (n, D), (n, D), (n,) -> 3 x (n,)
+        log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (n, V)
+        entropy = kl = torch.zeros_like(log_pi[:, 0])
+        if not torch.is_grad_enabled():
+            entropy = -(log_pi.exp() * log_pi).sum(-1)
+        if reference is not None:
+            with torch.no_grad():
+                logits = reference.get_output_embeddings()(reference_states).float()
+                log_ref = (logits / args.temperature).log_softmax(-1)  # (n, V)
+            kl = (log_pi.exp() * (log_pi - log_ref)).sum(-1)
+        return log_pi.gather(-1, targets[:, None]).squeeze(-1), entropy, kl
+
+    parts = [
+        checkpoint(chunk, *piece, use_reentrant=False, preserve_rng_state=False)  # nothing random is made again
+        for piece in zip(*(tensor.split(args.logits_chunk_size) for tensor in (states, reference_states, targets)))
+    ]
+    zeros = torch.zeros(len(rows), T_all, device=hidden.device)
+    return tuple(zeros.masked_scatter(mask, torch.cat(part)) for part in zip(*parts))  # 3 x (b, T_all)
+
+
+def prefix_values(value_head, hidden: torch.Tensor, turn: dict, rows: torch.Tensor) -> torch.Tensor:
+    """V(x), V(x,z), V(x,z,g) from one pass of the feedback model: (b, 3).
+
+    A causal model's state at the last token of a prefix has seen that prefix and nothing after it.
+    """
+    T = int(turn["response_mask"][rows].sum(1).max())
+    P = hidden.shape[1] - T
+    end_x = P - turn["prompt_mask"][rows].sum(1) + turn["prefix_length"][rows] - 1  # (b,) last token of x
+    end_z = torch.full_like(end_x, P - 1)  # last token of the prompt
+    end_g = P - 1 + turn["response_mask"][rows].sum(1)  # last token of the feedback
+    ends = torch.stack([end_x, end_z, end_g], 1)  # (b, 3)
+    features = hidden.gather(1, ends[:, :, None].expand(-1, -1, hidden.shape[2]))  # (b, 3, D)
+    return value_head(features.float()).squeeze(-1)
+
+
+@torch.no_grad()
+def score(model, turn: dict, args: Args, value_head=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities (B, T), entropies (B, T) and values (B, 3; without a value head (B, 0)), without gradient."""
+    parts = []
+    for rows in torch.arange(len(turn["texts"]), device=model.device).split(args.micro_batch_size):
+        hidden = hidden_states(model, turn, rows)  # (b, P+T, D)
+        values = hidden.new_zeros(len(rows), 0) if value_head is None else prefix_values(value_head, hidden, turn, rows)
+        parts.append((*token_logprobs(model, hidden, turn, rows, args)[:2], values))
+    return tuple(torch.cat(part) for part in zip(*parts))
+
+
+# ---- the method ----------------------------------------------------------------------------------------------------
+
+
+def turn_advantages(rewards: torch.Tensor, values: torch.Tensor, gae_lambda: float, shared: bool) -> torch.Tensor:
+    """Advantages of z, g, y: (B, 3), by generalised advantage estimation over the three turns, undiscounted.
+
+    delta_z = V(x,z) - V(x)    delta_g = V(x,z,g) - V(x,z)    delta_y = R - V(x,z,g)    A_i = delta_i + lambda A_(i+1)
+    With lambda = 1 that is R - V(x), R - V(x,z), R - V(x,z,g). shared: A_z = A_y = R - V(x,z,g).
+    """
+    next_values = torch.cat([values[:, 1:], rewards[:, None]], 1)  # (B, 3)
+    advantages = next_values - values
+    for turn in (1, 0):
+        advantages[:, turn] += gae_lambda * advantages[:, turn + 1]
+    if shared:
+        advantages[:, 0] = advantages[:, 2]
+    return advantages
+
+
+def credit(args: Args, stage1: bool, rewards_1, rewards_2, values, kl_1, kl_g, kl_2, rewards_star=None):
+    """What multiplies log pi of each action: A_z, A_g, A_y, each (B,).
+
+    kl_*: sum over a response's tokens of log pi - log pi_ref; zero unless kl_estimator is k1_reward. An action's return
+    carries its own and the later penalties of its own model: then the expected gradient is that of
+    E[R] - beta KL(pi || pi_ref). rewards_star: R* of the bilevel term R + lambda (R - R*).
+    """
+    advantages = turn_advantages(rewards_2, values, args.gae_lambda, args.shared_baseline)  # (B, 3)
+    A_z = advantages[:, 0] - args.kl_coef * (kl_1 + kl_2)
+    A_g = advantages[:, 1] - args.guidance_kl_coef * kl_g
+    A_y = advantages[:, 2] - args.kl_coef * kl_2
+    if stage1:
+        A_z = -(args.kl_coef + args.beta2) * kl_1
+    else:
+        A_y = A_y + args.alpha * (rewards_2 - rewards_1)
+    if rewards_star is not None:
+        A_g = A_g + args.value_shaping * (rewards_2 - rewards_star)
+    return A_z, A_g, A_y
+
+
+def policy_loss(new_logprobs, logprobs, advantages, response_mask, clip_coef: float) -> torch.Tensor:
+    """-sum_t min(ratio_t A, clip(ratio_t, 1 - eps, 1 + eps) A) of each response: (b,). PPO, arXiv 1707.06347, eq. 7.
+
+    At the first optimiser step the ratio is 1 and the gradient is REINFORCE's, -A grad log pi(response).
+    """
+    ratio = torch.exp(new_logprobs - logprobs)  # (b, T)
+    A = advantages[:, None]  # (b, 1)
+    clipped = torch.clamp(ratio, 1 - clip_coef, 1 + clip_coef)
+    return -(torch.min(ratio * A, clipped * A) * response_mask).sum(1)
+
+
+def kl_penalty(new_logprobs, ref_logprobs, full_kl, estimator: str) -> torch.Tensor:
+    """KL(pi || pi_ref) of each response, summed over its tokens: (b,). Log-probabilities are zero off the mask.
+
+    k1 = log pi - log pi_ref, for the return (as a loss its expected gradient is zero); k2 = k1^2 / 2;
+    k3 = rho - 1 - log rho with rho = pi_ref / pi, whose expected gradient is that of KL(pi_ref || pi); full: exact.
+    """
+    log_ratio = new_logprobs - ref_logprobs  # (b, T)
+    if estimator == "k2_loss":
+        return (0.5 * log_ratio**2).sum(1)
+    if estimator == "k3_loss":
+        return (torch.exp(-log_ratio) - 1 + log_ratio).sum(1)
+    if estimator == "full_loss":
+        return full_kl.sum(1)
+    return log_ratio.sum(1)
+
+
+def accumulate_gradients(
+    model, turn, rows, advantages, kl_coef, args, reference=None, value_head=None, rewards=None
+) -> tuple[float, float]:
+    """Adds the gradient of one turn's loss over `rows`, an optimiser batch, to .grad; returns policy and value loss.
+
+    Sums over tokens are divided by the number of episodes in `rows`, so micro_batch_size is a memory knob only.
+    advantages None: the policy is not trained and its trunk gets no gradient, only the value head does.
+    """
+    policy = value = 0.0
+    trained = advantages is not None
+    model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
+    for mb in rows.split(args.micro_batch_size):
+        with torch.set_grad_enabled(trained):
+            hidden = hidden_states(model, turn, mb)  # (b, P+T, D)
+        loss = torch.zeros(len(mb), device=hidden.device)
+        if trained:
+            exact_kl_model = reference if args.kl_estimator == "full_loss" else None
+            new_logprobs, _, full_kl = token_logprobs(model, hidden, turn, mb, args, exact_kl_model)
+            mask = turn["response_mask"][mb]
+            loss = policy_loss(new_logprobs, turn["logprobs"][mb], advantages[mb], mask, args.clip_coef)
+            policy += loss.sum().item() / len(rows)
+            if args.kl_estimator != "k1_reward":
+                loss = loss + kl_coef * kl_penalty(new_logprobs, turn["ref_logprobs"][mb], full_kl, args.kl_estimator)
+        if value_head is not None:
+            states = hidden.detach() if args.stop_value_gradients else hidden
+            errors = prefix_values(value_head, states, turn, mb) - rewards[mb, None]  # (b, 3)
+            value_loss = errors.pow(2).mean(1)
+            value += value_loss.sum().item() / len(rows)
+            loss = loss + args.value_coef * value_loss
+        (loss.sum() / len(rows)).backward()
+    return policy, value
+
+
+# ---- optimiser -----------------------------------------------------------------------------------------------------
+
+
+def master_weights(model) -> list[torch.nn.Parameter]:
+    """The float32 tensors that the optimiser moves: the weights themselves, or masters of bf16 weights.
+
+    A bf16 weight does not move at a learning rate near 1e-6: half of its last digit is more than the update. The
+    masters also gather the gradients of the micro-batches in float32.
+    """
+    masters = []
+    for weight in model.parameters():
+        if weight.dtype == torch.float32:
+            masters.append(weight)
+            continue
+        master = torch.nn.Parameter(weight.detach().float())
+
+        def move_gradient(weight, master=master):
+            gradient = weight.grad.float()
+            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+            weight.grad = None
+
+        weight.register_post_accumulate_grad_hook(move_gradient)
+        masters.append(master)
+    return masters
+
+
+def optimizer_step(optimizer, model, max_grad_norm: float) -> float:
+    """Clips, steps, copies the masters into the weights, clears the gradients. Returns the norm before clipping."""
+    masters = optimizer.param_groups[0]["params"]
+    norm = torch.nn.utils.clip_grad_norm_(masters, max_grad_norm).item()
+    optimizer.step()
+    with torch.no_grad():
+        for weight, master in zip(model.parameters(), masters):
+            if weight is not master:
+                weight.copy_(master)
+    optimizer.zero_grad()
+    return norm
+
+
+# ---- checkpoints and evaluation ------------------------------------------------------------------------------------
+
+
+def save_checkpoint(run_dir: Path, iteration: int, models: dict, trainer: dict, row: dict, keep: int) -> None:
+    """Writes checkpoint-{iteration}/: a save_pretrained folder for each (model, tokenizer), and trainer.pt.
+
+    Written under a temporary name, forced to the disk, then renamed: a kill leaves the last whole one. `row` goes to
+    checkpoints.jsonl. All but the newest `keep` are deleted (0: none is).
+    """
+    final = run_dir / f"checkpoint-{iteration:06d}"
+    temporary = final.with_name(final.name + ".tmp")
+    for name, (model, tokenizer) in models.items():
+        model.save_pretrained(temporary / name)
+        tokenizer.save_pretrained(temporary / name)
+    torch.save(trainer, temporary / "trainer.pt")
+    for path in [*temporary.rglob("*"), temporary]:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    common.write_rows(run_dir / "checkpoints.jsonl", [{"iteration": iteration, "folder": final.name} | row])
+    os.replace(temporary, final)
+    for old in sorted(run_dir.glob("checkpoint-*[0-9]"))[:-keep] if keep else []:
+        shutil.rmtree(old.rename(old.with_name(old.name + ".tmp")))
+
+
+def episode_rows(iteration: int, phase: str, problems: list[common.Problem], episodes: dict, args: Args) -> list[dict]:
+    """Rows of episodes.jsonl: what was said in each turn and how it was judged."""
+    turns = {"attempt": "turn_1", "feedback": "turn_g", "refinement": "turn_2"}
+    rows = []
+    for i, problem in enumerate(problems[: args.save_episodes]):
+        row = {"iteration": iteration, "phase": phase, "id": problem.id}
+        row |= {"question": problem.question, "answer": problem.answer}
+        row |= {name: episodes[turn]["texts"][i] for name, turn in turns.items()}
+        row |= {name: episodes[name][i].item() for name in ("rewards_1", "rewards_2")}
+        row["truncated"] = [name for name, turn in turns.items() if episodes[turn]["truncated"][i]]
+        rows.append(row)
+    return rows
+
+
+def evaluate(iteration: int, solver, feedback, tokenizers, problems: list[common.Problem], args: Args) -> dict:
+    """The eval/ metrics on held-out problems; saves the episodes and prints a line that stays.
+
+    Sampled as in training, but from a seed of its own that leaves training's random numbers as they were.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(args.eval_seed)
+        episodes = run_episodes(solver, feedback, tokenizers, problems, args)
+    rows = episode_rows(iteration, "eval", problems, episodes, args)
+    common.write_rows(Path(args.run_dir) / "episodes.jsonl", rows)
+    metrics = common.outcomes(episodes["rewards_1"].tolist(), episodes["rewards_2"].tolist())
+    metrics["delta"] = metrics["accuracy_2"] - metrics["accuracy_1"]
+    tqdm.write(f"iteration {iteration:4d}  eval  " + "  ".join(f"{key} {value:.3f}" for key, value in metrics.items()))
+    return {f"eval/{key}": value for key, value in metrics.items()}
+
+
+# Every row of metrics.jsonl has every key; what was not measured in an iteration is null.
+METRICS = """
+    rollout/accuracy_1 rollout/accuracy_2 rollout/fixed rollout/broken rollout/reward rollout/reward_star
+    rollout/response_length_1 rollout/response_length_2 rollout/feedback_length rollout/truncated
+    losses/policy_solver losses/policy_feedback losses/value losses/kl_solver losses/kl_feedback losses/entropy
+    losses/entropy_feedback losses/grad_norm_solver losses/grad_norm_feedback losses/grad_norm_value
+    eval/accuracy_1 eval/accuracy_2 eval/delta eval/fixed eval/broken
+    charts/episodes charts/seconds charts/tokens_per_second charts/learning_rate
+""".split()
+
+
+def main(args: Args) -> None:
+    # What is wrong with the flags, the files or the models is found before anything is written.
+    common.check_args(args)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise common.InputError("--device cuda: torch finds no GPU here")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    dtype = {"auto": "bfloat16" if device == "cuda" else "float32"}.get(args.dtype, args.dtype)
+    place = (args, device, getattr(torch, dtype))
+    eval_dataset = args.eval_dataset or args.dataset
+    train_problems, eval_problems = common.load_train_and_eval(
+        args.dataset, args.split, eval_dataset, args.eval_split, args.eval_size, args.min_level
+    )
+    run_dir, resumed = common.find_run_folder(args)
+    args.run_dir = str(run_dir)
+    if args.track:
+        try:
+            import wandb
+        except ImportError as error:
+            raise common.InputError("--track needs Weights & Biases: pip install wandb") from error
+    random.seed(args.seed)
+    np.random.seed(args.seed)
+    torch.manual_seed(args.seed)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    feedback_lm = args.feedback_lm or args.policy_lm
+    solver, solver_tokenizer = load_lm(str(resumed / "solver") if resumed else args.policy_lm, "--policy-lm", *place)
+    feedback, feedback_tokenizer = load_lm(
+        str(resumed / "feedback") if resumed else feedback_lm, "--feedback-lm", *place
+    )
+    tokenizers = (solver_tokenizer, feedback_tokenizer)
+    # The KL reference is the initial policy; one copy serves both models where they start from the same weights.
+    reference = feedback_reference = load_lm(args.policy_lm, "--policy-lm", *place)[0].requires_grad_(False)
+    if feedback_lm != args.policy_lm:
+        feedback_reference = load_lm(feedback_lm, "--feedback-lm", *place)[0].requires_grad_(False)
+    value_head = torch.nn.Linear(feedback.config.hidden_size, 1, device=device)  # float32 whatever the trunk is
+    torch.nn.init.zeros_(value_head.weight)
+    problems, room = train_problems + eval_problems, args.max_new_tokens + args.max_feedback_tokens
+    prompts = [common.refine_messages(p, "", "") for p in problems]
+    common.check_lengths(solver_tokenizer, prompts, problems, room + args.max_new_tokens, solver.config, "--policy-lm")
+    prompts = [common.feedback_messages(p, "") for p in problems]
+    common.check_lengths(feedback_tokenizer, prompts, problems, room, feedback.config, "--feedback-lm")
+
+    solver_optimizer = torch.optim.Adam(master_weights(solver), lr=args.learning_rate, betas=args.adam_betas)
+    feedback_optimizer = torch.optim.Adam(master_weights(feedback), lr=args.guidance_lr, betas=args.adam_betas)
+    value_optimizer = torch.optim.Adam(value_head.parameters(), lr=args.value_lr, betas=args.adam_betas)
+    optimizers = (solver_optimizer, feedback_optimizer, value_optimizer)
+    start, start_time = 0, time.time()
+    if resumed:
+        try:
+            trainer = torch.load(resumed / "trainer.pt", map_location=device, weights_only=True)
+        except Exception as error:  # a file cut short fails in the zip reader or in the unpickler
+            reason = f"{resumed / 'trainer.pt'} is damaged: delete {resumed} to resume from the checkpoint before it"
+            raise common.InputError(reason) from error
+        start, start_time = trainer["iteration"], time.time() - trainer["seconds"]
+        value_head.load_state_dict(trainer["value_head"])
+        for optimizer, state, masters in zip(optimizers, trainer["optimizers"], trainer["masters"]):
+            optimizer.load_state_dict(state)
+            for weight, master in zip(optimizer.param_groups[0]["params"], masters):
+                weight.data.copy_(master)
+        torch.set_rng_state(trainer["rng"].cpu())
+        torch.cuda.set_rng_state_all([state.cpu() for state in trainer["cuda_rng"]])
+    common.open_run_folder(run_dir, args, start if resumed else -1)
+    if args.track:
+        wandb.init(project="textual-feedback-rl", id=run_dir.name, resume="allow", config=asdict(args))
+    sizes = f"{len(train_problems)} problems to train on, {len(eval_problems)} held out"
+    print(f"run folder {run_dir}: {sizes}; device {device}, weights in {dtype}")
+
+    if start == 0:
+        row = {"iteration": 0} | dict.fromkeys(METRICS)
+        row |= evaluate(0, solver, feedback, tokenizers, eval_problems, args)
+        row |= {"charts/episodes": 0, "charts/seconds": time.time() - start_time}
+        common.write_rows(run_dir / "metrics.jsonl", [row])
+
+    progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
+    for iteration in progress:
+        iteration_time = time.time()
+        last, stage1 = iteration == args.iterations, iteration <= args.stage1_iterations
+        train_feedback = args.train_guidance_model and iteration % args.feedback_every == 0
+        warmup = min(1.0, iteration / max(1, args.lr_warmup_iterations))
+        solver_optimizer.param_groups[0]["lr"] = args.learning_rate * warmup
+        feedback_optimizer.param_groups[0]["lr"] = args.guidance_lr * warmup
+
+        # ---- ROLLOUT: TURN 1, FEEDBACK, TURN 2
+        rows = common.problem_rows(iteration, args.rollout_size, len(train_problems), args.seed)
+        problems = [train_problems[row] for row in rows]
+        episodes = run_episodes(solver, feedback, tokenizers, problems, args)
+        turn_1, turn_g, turn_2 = episodes["turn_1"], episodes["turn_g"], episodes["turn_2"]
+        rewards_1, rewards_2 = episodes["rewards_1"], episodes["rewards_2"]  # (B,), R is rewards_2
+
+        # ---- REWARDS AND ADVANTAGES
+        if iteration == 1:
+            value_head.bias.data.fill_(rewards_2.mean())  # the values start at the mean reward instead of 0
+        turn_1["logprobs"], entropy_1, _ = score(solver, turn_1, args)  # (B, T)
+        turn_2["logprobs"], entropy_2, _ = score(solver, turn_2, args)
+        turn_g["logprobs"], entropy_g, values = score(feedback, turn_g, args, value_head)  # values (B, 3)
+        kl = []  # KL of z, g, y: sum over a response's tokens of log pi - log pi_ref, each (B,)
+        for turn, model in ((turn_1, reference), (turn_g, feedback_reference), (turn_2, reference)):
+            turn["ref_logprobs"] = score(model, turn, args)[0]
+            kl.append(kl_penalty(turn["logprobs"], turn["ref_logprobs"], None, "k1_reward"))
+        penalties = kl if args.kl_estimator == "k1_reward" else [torch.zeros_like(rewards_2)] * 3
+        A_z, _, A_y = credit(args, stage1, rewards_1, rewards_2, values, *penalties)  # (B,)
+
+        # ---- UPDATE: the solver, then the feedback model
+        losses = {name: [] for name in METRICS if name.startswith("losses/")}
+        shuffles = [torch.randperm(args.rollout_size, device=device) for _ in range(args.update_epochs)]
+        batches = [batch for shuffle in shuffles for batch in shuffle.chunk(args.num_minibatches)]
+        kl_coef_1 = args.kl_coef + args.beta2 * stage1
+        for batch in batches:
+            loss_1, _ = accumulate_gradients(solver, turn_1, batch, A_z, kl_coef_1, args, reference)
+            loss_2, _ = accumulate_gradients(solver, turn_2, batch, A_y, args.kl_coef, args, reference)
+            losses["losses/policy_solver"].append(loss_1 + loss_2)
+            losses["losses/grad_norm_solver"].append(optimizer_step(solver_optimizer, solver, args.max_grad_norm))
+        rewards_star = None  # R*: what the solver, after its update, makes of the same (x,z,g)
+        if args.value_shaping:
+            turn_star = generate(solver, solver_tokenizer, turn_2["prompts"], args.max_new_tokens, args)
+            rewards_star = torch.tensor(common.verify_all(turn_star["texts"], problems), device=device)  # (B,)
+        _, A_g, _ = credit(args, stage1, rewards_1, rewards_2, values, *penalties, rewards_star)  # (B,)
+        for batch in batches:
+            value_target = (value_head, rewards_2)
+            A = A_g if train_feedback else None
+            policy, value = accumulate_gradients(
+                feedback, turn_g, batch, A, args.guidance_kl_coef, args, feedback_reference, *value_target
+            )
+            losses["losses/value"].append(value)
+            losses["losses/grad_norm_value"].append(optimizer_step(value_optimizer, value_head, args.max_grad_norm))
+            if train_feedback:
+                losses["losses/policy_feedback"].append(policy)
+                norm = optimizer_step(feedback_optimizer, feedback, args.max_grad_norm)
+                losses["losses/grad_norm_feedback"].append(norm)
+
+        # ---- LOG
+        length_1, length_g, length_2 = (turn["response_mask"].sum(1).float() for turn in (turn_1, turn_g, turn_2))
+        tokens = (length_1 + length_g + length_2).sum().item()
+        row = {"iteration": iteration} | dict.fromkeys(METRICS)
+        row |= {f"rollout/{k}": v for k, v in common.outcomes(rewards_1.tolist(), rewards_2.tolist()).items()}
+        row["rollout/reward"] = rewards_2.mean().item()
+        row["rollout/reward_star"] = None if rewards_star is None else rewards_star.mean().item()
+        row["rollout/response_length_1"] = length_1.mean().item()
+        row["rollout/response_length_2"] = length_2.mean().item()
+        row["rollout/feedback_length"] = length_g.mean().item()
+        truncated = torch.cat([turn_1["truncated"], turn_g["truncated"], turn_2["truncated"]])
+        row["rollout/truncated"] = truncated.float().mean().item()
+        row |= {name: float(np.mean(parts)) for name, parts in losses.items() if parts}
+        row["losses/kl_solver"] = (kl[0] + kl[2]).mean().item()
+        row["losses/kl_feedback"] = kl[1].mean().item()
+        row["losses/entropy"] = ((entropy_1.sum() + entropy_2.sum()) / (length_1 + length_2).sum()).item()
+        row["losses/entropy_feedback"] = (entropy_g.sum() / length_g.sum()).item()
+        row["charts/episodes"] = iteration * args.rollout_size
+        row["charts/tokens_per_second"] = tokens / (time.time() - iteration_time)
+        row["charts/learning_rate"] = args.learning_rate * warmup
+        progress.set_postfix_str(f"accuracy {row['rollout/accuracy_1']:.2f} -> {row['rollout/accuracy_2']:.2f}")
+
+        # ---- EVAL
+        if last or iteration % args.eval_every == 0:
+            saved = episode_rows(iteration, "rollout", problems, episodes, args)
+            common.write_rows(run_dir / "episodes.jsonl", saved)
+            row |= evaluate(iteration, solver, feedback, tokenizers, eval_problems, args)
+        row["charts/seconds"] = time.time() - start_time
+        common.write_rows(run_dir / "metrics.jsonl", [row])
+        if args.track:
+            wandb.log(row, step=iteration)
+
+        # ---- CHECKPOINT
+        if last or iteration % args.save_every == 0:
+            trainer = {"iteration": iteration, "seconds": time.time() - start_time}
+            trainer |= {"value_head": value_head.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+            masters = [[w.data for w in o.param_groups[0]["params"]] for o in optimizers]
+            trainer["masters"] = masters if dtype == "bfloat16" else []  # otherwise they are the models' weights
+            trainer |= {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
+            models = {"solver": (solver, solver_tokenizer), "feedback": (feedback, feedback_tokenizer)}
+            scores = {name: row[name] for name in ("rollout/reward", "eval/accuracy_1", "eval/accuracy_2")}
+            save_checkpoint(run_dir, iteration, models, trainer, scores, args.keep_checkpoints)
+
+    more = common.command_line(args, "mlmt_rl.py", if_run_exists="resume", iterations=2 * args.iterations)
+    print(f"done: metrics.jsonl and episodes.jsonl are in {run_dir}, the models in {common.last_checkpoint(run_dir)}")
+    print(f"to train on: {more}")
+
+
+if __name__ == "__main__":
+    common.run(main, tyro.cli(Args, description=__doc__), "mlmt_rl.py")

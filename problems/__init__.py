@@ -1,0 +1,22 @@
+"""What a problem is; arithmetic.py generates problems, loading.py reads them. Scripts get all of it through common."""
+
+from dataclasses import dataclass
+
+
+class InputError(ValueError):
+    """A mistake of the person who started the run, in one sentence that names the flag, the file or the row.
+
+    Scripts print it and end with exit code 2.
+    """
+
+
+@dataclass(frozen=True)
+class Problem:
+    question: str
+    answer: str  # the gold final answer, as verify_math compares it
+    solution: str = ""  # a worked solution where the data set has one, never shown to a model under training
+    tests: tuple[str, ...] = ()  # asserts of a code problem; empty for maths
+    setup_code: str = ""  # code that the asserts need
+    level: int | None = None  # difficulty: MATH's 1 to 5, or the number of steps of an arithmetic problem
+    subject: str = ""
+    id: str = ""  # "<data set>/<split>/<row>", rows counted from 1

@@ -1,0 +1,391 @@
+"""Episodes are whole: one problem from attempt to verdict, and what is logged is what happened."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import coin, read_jsonl, small_args, three_steps
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import common
+import mlmt_rl
+
+REPO = Path(__file__).resolve().parents[1]
+TURNS = {"attempt": "turn_1", "feedback": "turn_g", "refinement": "turn_2"}
+
+
+def metric_rows(args: mlmt_rl.Args) -> list[dict]:
+    return read_jsonl(Path(args.run_dir) / "metrics.jsonl")
+
+
+def episode_rows(args: mlmt_rl.Args) -> list[dict]:
+    return read_jsonl(Path(args.run_dir) / "episodes.jsonl")
+
+
+# ---- one episode ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sampled() -> tuple:
+    """16 episodes of the embedded model: (problems, episodes, tokenizer)."""
+    model = AutoModelForCausalLM.from_pretrained(REPO / "tiny")
+    tokenizer = AutoTokenizer.from_pretrained(REPO / "tiny")
+    problems = three_steps("train")[:16]
+    args = small_args("arithmetic", "none", max_new_tokens=32, max_feedback_tokens=32)
+    torch.manual_seed(3)
+    return problems, mlmt_rl.run_episodes(model, model, (tokenizer, tokenizer), problems, args), tokenizer
+
+
+def test_the_texts_are_those_of_the_tokens_under_training(sampled):
+    """Red if a text that another turn reads is not decoded from the very tokens that the losses use."""
+    problems, episodes, tokenizer = sampled
+    for turn in TURNS.values():
+        ids, mask, texts = (episodes[turn][key] for key in ("response_ids", "response_mask", "texts"))
+        assert len(set(texts)) > len(problems) // 2  # or a swap of two episodes could not show
+        for row in range(len(problems)):
+            assert texts[row] == tokenizer.decode(ids[row][mask[row]], skip_special_tokens=True)
+
+
+def test_each_turn_reads_its_own_episode(sampled):
+    """Red if a prompt holds another row's problem, attempt or feedback, or lacks one of them."""
+    problems, episodes, tokenizer = sampled
+    attempts, feedback = episodes["turn_1"]["texts"], episodes["turn_g"]["texts"]
+    for row, (problem, z, g) in enumerate(zip(problems, attempts, feedback)):
+        read = {}
+        for name, turn in TURNS.items():
+            mask = episodes[turn]["prompt_mask"][row].bool()
+            read[name] = tokenizer.decode(episodes[turn]["prompt_ids"][row][mask])
+        assert read["attempt"] == f"{problem.question}\n\n{common.SOLVE}\n"
+        assert read["feedback"] == f"{problem.question}\n\n{common.STUDENT}{z}\n\n{common.CHECK}\n"
+        assert read["refinement"].startswith(read["attempt"] + z + "\n")
+        assert read["refinement"].endswith(f"{z}\n{common.FEEDBACK}{g}\n\n{common.REFINE}\n")
+
+
+def test_verdicts_are_those_of_the_row(sampled):
+    """Red if a response is judged by another row's answer, or the first attempt's verdict stands for the second's."""
+    problems, episodes, _ = sampled
+    for turn, name in (("turn_1", "rewards_1"), ("turn_2", "rewards_2")):
+        verdicts = [common.verify(text, problem) for text, problem in zip(episodes[turn]["texts"], problems)]
+        assert episodes[name].tolist() == verdicts
+    assert episodes["rewards_1"].tolist() != episodes["rewards_2"].tolist()
+
+
+def test_the_value_of_x_is_read_behind_the_question(sampled):
+    """Red if the prefix of the feedback prompt ends inside the question or in the attempt."""
+    problems, episodes, tokenizer = sampled
+    turn = episodes["turn_g"]
+    for row, problem in enumerate(problems):
+        ids = turn["prompt_ids"][row][turn["prompt_mask"][row].bool()]
+        assert tokenizer.decode(ids[: turn["prefix_length"][row]]) == f"{problem.question}\n\n"
+
+
+@pytest.fixture
+def stubbed(monkeypatch):
+    """A function that makes every model answer what a stub makes of its prompt; returns the problems judged, in order.
+
+    A response is right if it names the question that it was asked and says "right".
+    """
+
+    def use(stub, problems_by_name: dict[str, common.Problem]) -> list[list[str]]:
+        judged = []
+
+        def generate(model, tokenizer, prompts, max_new_tokens, args):
+            texts = []
+            for ids, _ in prompts:
+                prompt = tokenizer.decode(ids)
+                (name,) = [name for name, problem in problems_by_name.items() if problem.question in prompt]
+                texts.append(stub(name, prompt))
+            turn = sample(model, tokenizer, prompts, max_new_tokens, args)
+            return turn | {"texts": texts}
+
+        def verify_all(responses, problems):
+            judged.append([problem.id for problem in problems])
+            names = {problem.question: name for name, problem in problems_by_name.items()}
+            return [float(text == f"{names[p.question]} right") for text, p in zip(responses, problems, strict=True)]
+
+        sample = mlmt_rl.generate
+        monkeypatch.setattr(mlmt_rl, "generate", generate)
+        monkeypatch.setattr(common, "verify_all", verify_all)
+        return judged
+
+    return use
+
+
+@pytest.mark.parametrize(
+    ("stub", "expected"),
+    [
+        (lambda name, prompt: f"{name} right", {"accuracy_1": 1, "accuracy_2": 1, "fixed": 0, "broken": 0}),
+        (lambda name, prompt: f"{name} wrong", {"accuracy_1": 0, "accuracy_2": 0, "fixed": 0, "broken": 0}),
+        (
+            lambda name, prompt: f"{name} {'right' if common.REFINE in prompt else 'wrong'}",
+            {"accuracy_1": 0, "accuracy_2": 1, "fixed": 1, "broken": 0},
+        ),
+        (
+            lambda name, prompt: f"{name} {'wrong' if common.REFINE in prompt else 'right'}",
+            {"accuracy_1": 1, "accuracy_2": 0, "fixed": 0, "broken": 1},
+        ),
+    ],
+    ids=["perfect", "adversary", "fixes", "breaks"],
+)
+def test_stub_solvers_get_the_metrics_they_deserve(small, problem_file, stubbed, stub, expected):
+    """Red if turn 2 is judged on other problems than turn 1, or if fixed and broken are mixed up."""
+    problems = {f"problem {n}": p for n, p in enumerate(common.load_problems(problem_file, "all"))}
+    judged = stubbed(stub, problems)
+    args = small(iterations=1, rollout_size=8, value_shaping=0.5)
+    mlmt_rl.main(args)
+    row = metric_rows(args)[1]
+    for phase in ("rollout", "eval"):
+        assert {name: row[f"{phase}/{name}"] for name in expected} == expected
+    assert row["rollout/reward"] == row["rollout/reward_star"] == expected["accuracy_2"]
+    assert row["eval/delta"] == expected["accuracy_2"] - expected["accuracy_1"]
+    first_eval, rollout, last_eval = judged[:2], judged[2:5], judged[5:]  # the third of a rollout is R*
+    assert first_eval == last_eval and first_eval[0] == first_eval[1] and len(first_eval[0]) == 4
+    assert rollout[0] == rollout[1] == rollout[2] and len(set(rollout[0])) == 8
+    assert not set(rollout[0]) & set(first_eval[0])
+
+
+# ---- what is logged ------------------------------------------------------------------------------------------------
+
+
+def test_outcomes_of_known_verdicts():
+    """Red if one of the four fractions is of other problems than its name says."""
+    known = common.outcomes([0, 0, 0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0, 1, 1, 1, 1])
+    assert known == pytest.approx({"accuracy_1": 0.6, "accuracy_2": 0.7, "fixed": 0.3, "broken": 0.2})
+
+
+def test_every_row_has_every_key(finished):
+    """Red if a key or a row is missing, or if a key is null where it was measured or a number where it was not."""
+    rows = metric_rows(finished)
+    assert [row["iteration"] for row in rows] == list(range(finished.iterations + 1))
+    for row in rows:
+        assert list(row) == ["iteration", *mlmt_rl.METRICS]
+        assert all(value is None or isinstance(value, int | float) for value in row.values())
+        assert all(value == value and abs(value) != float("inf") for value in row.values() if value is not None)
+        last = row["iteration"] == finished.iterations
+        evaluated = last or row["iteration"] % finished.eval_every == 0
+        for name, value in row.items():
+            if name.startswith("eval/"):
+                assert (value is not None) == evaluated, name
+            elif name in ("iteration", "charts/episodes", "charts/seconds"):
+                assert value is not None, name
+            else:
+                measured = row["iteration"] > 0 and name != "rollout/reward_star"
+                assert (value is not None) == measured, name
+        assert row["charts/episodes"] == row["iteration"] * finished.rollout_size
+
+
+def test_the_gain_is_what_was_fixed_less_what_was_broken(finished):
+    """Red if accuracy_2 - accuracy_1 = fixed - broken fails in a row, or if nothing was ever fixed or broken."""
+    rows = metric_rows(finished)
+    for row in rows:
+        for phase in ("rollout", "eval"):
+            if row[f"{phase}/accuracy_1"] is not None:
+                gain = row[f"{phase}/accuracy_2"] - row[f"{phase}/accuracy_1"]
+                assert gain == pytest.approx(row[f"{phase}/fixed"] - row[f"{phase}/broken"], abs=1e-12)
+    assert any(row["rollout/fixed"] or row["rollout/broken"] for row in rows)
+
+
+def test_metrics_follow_from_the_episodes(finished):
+    """Red if a metric is of other episodes than those that episodes.jsonl holds, or a verdict not that of its text."""
+    rows, episodes = metric_rows(finished), episode_rows(finished)
+    training, held_out = (
+        {p.question: p.answer for p in common.load_problems(finished.dataset, split)} for split in ("train", "test")
+    )
+    for episode in episodes:
+        problem = common.Problem(episode["question"], episode["answer"])
+        assert (training if episode["phase"] == "rollout" else held_out)[problem.question] == problem.answer
+        assert episode["rewards_1"] == common.verify(episode["attempt"], problem)
+        assert episode["rewards_2"] == common.verify(episode["refinement"], problem)
+    sizes = {"rollout": finished.rollout_size, "eval": finished.eval_size}
+    expected = Counter({(n, "eval"): 4 for n in (0, 5, 10, 12)} | {(n, "rollout"): 4 for n in (5, 10, 12)})
+    assert Counter((episode["iteration"], episode["phase"]) for episode in episodes) == expected
+    for iteration, phase in expected:
+        part = [e for e in episodes if (e["iteration"], e["phase"]) == (iteration, phase)]
+        first, second = ([episode[name] for episode in part] for name in ("rewards_1", "rewards_2"))
+        metrics = {
+            "accuracy_1": sum(first) / sizes[phase],
+            "accuracy_2": sum(second) / sizes[phase],
+            "fixed": sum(a < b for a, b in zip(first, second)) / sizes[phase],
+            "broken": sum(a > b for a, b in zip(first, second)) / sizes[phase],
+        }
+        if phase == "rollout":
+            metrics |= {"reward": metrics["accuracy_2"]}
+            metrics |= {"truncated": sum(len(episode["truncated"]) for episode in part) / sizes[phase] / 3}
+        else:
+            metrics |= {"delta": metrics["accuracy_2"] - metrics["accuracy_1"]}
+        logged = {name: rows[iteration][f"{phase}/{name}"] for name in metrics}
+        assert logged == pytest.approx(metrics), (iteration, phase)
+
+
+def test_truncated_responses_are_counted(small, coin_rewards):
+    """Red if a response that no end of sequence closed is not counted, or one that was closed is."""
+    args = small(iterations=1, max_new_tokens=2, max_feedback_tokens=100)
+    mlmt_rl.main(args)
+    rollout = [row for row in episode_rows(args) if row["phase"] == "rollout"]
+    assert [row["truncated"] for row in rollout] == [["attempt", "refinement"]] * 4
+    row = metric_rows(args)[1]
+    assert row["rollout/truncated"] == pytest.approx(2 / 3)
+    assert row["rollout/response_length_1"] == row["rollout/response_length_2"] == 2
+    assert 2 < row["rollout/feedback_length"] < 100
+
+
+def test_only_some_episodes_are_saved(small, coin_rewards):
+    """Red if --save-episodes is not a limit for each evaluation, or changes a metric."""
+    args = small(iterations=1, save_episodes=3)
+    mlmt_rl.main(args)
+    counts = Counter((row["iteration"], row["phase"]) for row in episode_rows(args))
+    assert counts == {(0, "eval"): 3, (1, "rollout"): 3, (1, "eval"): 3}
+
+
+def test_evaluation_does_not_disturb_training(small, tmp_path, coin_rewards):
+    """Red if an evaluation draws from training's random numbers or changes a weight."""
+    often = small(run_dir=tmp_path / "often", iterations=3, eval_every=1)
+    seldom = small(run_dir=tmp_path / "seldom", iterations=3, eval_every=100, eval_size=3, eval_seed=5)
+    for args in (often, seldom):
+        mlmt_rl.main(args)
+    skipped = ("charts/seconds", "charts/tokens_per_second")
+    rows, other_rows = (
+        [{k: v for k, v in row.items() if not k.startswith("eval/") and k not in skipped} for row in metric_rows(args)]
+        for args in (often, seldom)
+    )
+    assert rows == other_rows
+    assert rows[3]["losses/kl_solver"] != 0
+
+
+def test_evaluations_differ_only_by_the_weights(small, tmp_path, coin_rewards):
+    """Red if the sampling seed of an evaluation depends on the iteration, or --eval-seed does not reach it."""
+    frozen = {"learning_rate": 1e-30, "guidance_lr": 1e-30, "value_lr": 1e-30, "eval_every": 1, "kl_coef": 0.0}
+    texts = {}
+    for seed in (0, 1):
+        args = small(run_dir=tmp_path / str(seed), eval_seed=seed, **frozen)
+        mlmt_rl.main(args)
+        for row in episode_rows(args):
+            if row["phase"] == "eval":
+                texts.setdefault((seed, row["iteration"]), []).append((row["attempt"], row["feedback"]))
+    assert texts[0, 0] == texts[0, 1] == texts[0, 2]
+    assert texts[0, 0] != texts[1, 0]
+
+
+# ---- what learns ---------------------------------------------------------------------------------------------------
+
+
+def weights(args: mlmt_rl.Args, iteration: int) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of solver, feedback model and value head in a checkpoint; at iteration 0 those of the embedded model."""
+    if iteration == 0:
+        return dict.fromkeys(("solver", "feedback"), load_file(REPO / "tiny" / "model.safetensors"))
+    folder = Path(args.run_dir) / f"checkpoint-{iteration:06d}"
+    models = {name: load_file(folder / name / "model.safetensors") for name in ("solver", "feedback")}
+    return models | {"value_head": torch.load(folder / "trainer.pt", weights_only=True)["value_head"]}
+
+
+def moved(args: mlmt_rl.Args, model: str) -> list[bool]:
+    """Whether each iteration moved the model; every tensor of it or none."""
+    result = []
+    for iteration in range(1 if model != "value_head" else 2, args.iterations + 1):
+        before, after = (weights(args, n)[model] for n in (iteration - 1, iteration))
+        changes = {not torch.equal(before[name], after[name]) for name in after}
+        assert len(changes) == 1, f"iteration {iteration} moved a part of the {model}"
+        result.append(changes.pop())
+    return result
+
+
+EVERY = {"save_every": 1, "keep_checkpoints": 0, "rollout_size": 8}
+
+
+@pytest.mark.parametrize("stop", [False, True], ids=["full-grad", "stop-grad"])
+@pytest.mark.parametrize(
+    ("flags", "feedback"),
+    [
+        ({"iterations": 2}, [True, True]),
+        ({"iterations": 4, "feedback_every": 2}, [False, True, False, True]),
+        ({"iterations": 2, "train_guidance_model": False}, [False, False]),
+    ],
+    ids=["default", "every second", "never"],
+)
+def test_each_model_moves_when_it_should(small, coin_rewards, flags, feedback, stop):
+    """Red if a frozen feedback model moves, one under training does not, or the value head waits for it."""
+    args = small(**EVERY, **flags, stop_value_gradients=stop)
+    mlmt_rl.main(args)
+    assert moved(args, "solver") == [True] * args.iterations
+    assert moved(args, "feedback") == feedback
+    assert moved(args, "value_head") == [True] * (args.iterations - 1)
+    for row, trained in zip(metric_rows(args)[1:], feedback):
+        assert row["losses/grad_norm_solver"] > 0 and row["losses/grad_norm_value"] > 0
+        for name in ("losses/policy_feedback", "losses/grad_norm_feedback"):
+            assert (row[name] is not None) == trained, name
+
+
+def test_values_start_at_the_mean_reward(small, coin_rewards):
+    """Red if the value head's bias is not set to the first rollout's mean reward."""
+    args = small(iterations=1, save_every=1, rollout_size=8, value_lr=1e-12)
+    mlmt_rl.main(args)
+    head = weights(args, 1)["value_head"]
+    row = metric_rows(args)[1]
+    assert 0 < row["rollout/reward"] < 1
+    assert head["bias"].item() == pytest.approx(row["rollout/reward"], abs=1e-6)
+    variance = row["rollout/reward"] * (1 - row["rollout/reward"])
+    assert row["losses/value"] == pytest.approx(variance, abs=1e-6)  # of a constant prediction, the mean
+
+
+def test_shaping_compares_with_the_updated_solver(small, tmp_path, monkeypatch):
+    """Red if R* is not logged, is drawn before the solver's update, or does not reach the feedback model alone."""
+    generate, snapshots, judged = mlmt_rl.generate, [], []
+
+    def verify_all(responses, problems):  # the fifth verdicts of a run, after two evaluated and two sampled turns: R*
+        judged.append([1 - coin(*pair) if len(judged) == 4 else coin(*pair) for pair in zip(responses, problems)])
+        return judged[-1]
+
+    def recording(model, tokenizer, prompts, max_new_tokens, args):
+        snapshots.append(next(model.parameters()).detach().clone())
+        return generate(model, tokenizer, prompts, max_new_tokens, args)
+
+    monkeypatch.setattr(common, "verify_all", verify_all)
+    plain = small(run_dir=tmp_path / "plain", iterations=1, save_every=1, rollout_size=8)
+    mlmt_rl.main(plain)
+    judged.clear()
+    monkeypatch.setattr(mlmt_rl, "generate", recording)
+    shaped = replace(plain, run_dir=str(tmp_path / "shaped"), value_shaping=1.0)
+    mlmt_rl.main(shaped)
+    assert metric_rows(plain)[1]["rollout/reward_star"] is None
+    assert metric_rows(shaped)[1]["rollout/reward_star"] == sum(judged[4]) / 8
+    _, _, _, turn_1, _, turn_2, star, *_ = snapshots  # three turns of the first evaluation, three of the rollout, R*
+    assert torch.equal(turn_1, turn_2) and not torch.equal(turn_2, star)
+    a, b = weights(plain, 1), weights(shaped, 1)
+    assert all(torch.equal(a["solver"][name], b["solver"][name]) for name in a["solver"])
+    assert not all(torch.equal(a["feedback"][name], b["feedback"][name]) for name in a["feedback"])
+
+
+# ---- the order of the problems -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rollout_size", "num_problems"), [(4, 12), (5, 12), (12, 12), (30, 12), (64, 5000), (1, 1)])
+def test_each_problem_comes_once_an_epoch(rollout_size, num_problems):
+    """Red if a problem is left out or comes twice before all others have come, at the seam of two epochs too."""
+    iterations = 3 * num_problems // rollout_size + 3
+    rows = [common.problem_rows(i, rollout_size, num_problems, seed=1) for i in range(1, iterations + 1)]
+    assert all(len(part) == rollout_size for part in rows)
+    order = [row for part in rows for row in part]
+    for epoch in range(3):
+        assert sorted(order[epoch * num_problems : (epoch + 1) * num_problems]) == list(range(num_problems))
+    if num_problems > 1:
+        assert order[:num_problems] != order[num_problems : 2 * num_problems]
+
+
+def test_the_order_depends_on_the_seed_alone():
+    """Red if the order ignores the seed, or depends on the rollout size or on what was asked before."""
+    order = common.problem_rows(1, 60, 50, seed=1)
+    assert order == common.problem_rows(1, 60, 50, seed=1)
+    assert order != common.problem_rows(1, 60, 50, seed=2)
+    assert order == [row for i in range(1, 7) for row in common.problem_rows(i, 10, 50, seed=1)]
+
+
+def test_training_follows_that_order(finished):
+    """Red if the loop trains on other problems than problem_rows says."""
+    problems, _ = common.load_train_and_eval(finished.dataset, "train", finished.dataset, "test", 4)
+    for iteration in (5, 10, 12):
+        rows = common.problem_rows(iteration, finished.rollout_size, len(problems), finished.seed)
+        episodes = [e for e in episode_rows(finished) if (e["iteration"], e["phase"]) == (iteration, "rollout")]
+        assert [episode["id"] for episode in episodes] == [problems[row].id for row in rows]

@@ -1,0 +1,287 @@
+"""The trainer's log-probabilities are the sampler's, whatever the padding, the chunks, the model family or the dtype."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import mlmt_rl
+
+END_IDS = {0, 1, 2}  # several tokens end a response, as in Llama 3 and Qwen 2.5
+PROMPTS = [([5, 6, 7, 8], 2), ([9, 10], 1), ([11, 12, 13, 14, 15, 16, 17], 4), ([5, 9], 1), ([20], 1)]
+FAMILIES = {
+    "llama": (transformers.LlamaConfig, {}),
+    "qwen2": (transformers.Qwen2Config, {"num_key_value_heads": 1}),
+    "gpt2": (transformers.GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}),
+}
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+class Tokenizer:
+    """What `generate` needs of a tokenizer; its pad token is its end-of-sequence token, as GPT-2's is."""
+
+    eos_token_id = pad_token_id = 0
+
+    @staticmethod
+    def batch_decode(rows, skip_special_tokens):
+        return [" ".join(map(str, row)) for row in rows]
+
+
+def random_model(family: str, vocabulary: int = 24, dtype=torch.float32, **changes) -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    config_class, own = FAMILIES[family]
+    sizes = {} if family == "gpt2" else SIZES
+    ends = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None}
+    config = config_class(**sizes | own | ends | {"vocab_size": vocabulary, "initializer_range": 0.2} | changes)
+    model = transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval()
+    model.generation_config.eos_token_id = sorted(END_IDS)
+    return model
+
+
+def make_args(**flags) -> mlmt_rl.Args:
+    return mlmt_rl.Args(**{"max_new_tokens": 12, "micro_batch_size": 5} | flags)
+
+
+def sample(model, args: mlmt_rl.Args, prompts=PROMPTS) -> dict:
+    torch.manual_seed(1)
+    return mlmt_rl.generate(model, Tokenizer, prompts, args.max_new_tokens, args)
+
+
+def training_logprobs(model, turn: dict, rows, args) -> torch.Tensor:
+    rows = torch.as_tensor(rows)
+    return mlmt_rl.token_logprobs(model, mlmt_rl.hidden_states(model, turn, rows), turn, rows, args)[0]
+
+
+def gradients(model) -> list[torch.Tensor]:
+    collected = [weight.grad.clone() for weight in model.parameters()]
+    model.zero_grad()
+    return collected
+
+
+def close(first: list[torch.Tensor], second: list[torch.Tensor], tolerance: float = 1e-5) -> bool:
+    return all(torch.allclose(a, b, atol=tolerance * max(1.0, a.abs().max().item())) for a, b in zip(first, second))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_sampler_is_trainer(family, temperature, monkeypatch):
+    """The log-probability of each sampled token, as the sampler itself computed it, equals the training pass's."""
+    model, args = random_model(family), make_args(temperature=temperature)
+    # a model's own defaults must not bend the policy
+    model.generation_config.update(top_k=2, min_p=0.3, repetition_penalty=1.7, temperature=0.2, no_repeat_ngram_size=1)
+    before = copy.deepcopy(model.generation_config.to_dict())
+    plain, scores = model.generate, []
+
+    def generate_and_keep_scores(**inputs):
+        output = plain(**inputs, output_scores=True, return_dict_in_generate=True)
+        scores.extend(output.scores)
+        return output.sequences
+
+    monkeypatch.setattr(model, "generate", generate_and_keep_scores)
+    turn = sample(model, args)
+    assert model.generation_config.to_dict() == before
+    at_sampling = torch.stack(scores, 1).log_softmax(-1)  # (B, T, V)
+    T = at_sampling.shape[1]
+    assert at_sampling.isfinite().all()  # no token was cut from the distribution
+    at_sampling = at_sampling.gather(-1, turn["response_ids"][:, :T, None]).squeeze(-1) * turn["response_mask"][:, :T]
+    at_training = training_logprobs(model, turn, range(5), args)
+    assert (at_training[:, :T] - at_sampling).abs().max() < 1e-5
+    assert at_training[turn["response_mask"]].min() < -0.1
+    lengths = turn["response_mask"].sum(1)
+    assert lengths.min() < lengths.max()  # some end early: padding is really there
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logprobs_do_not_depend_on_company(family):
+    """Alone or among longer neighbours, more or less padding, any chunk and micro-batch: the same numbers."""
+    model, args = random_model(family), make_args()
+    turn = sample(model, args)
+    together = training_logprobs(model, turn, range(5), args)
+    alone = torch.cat([training_logprobs(model, turn, [row], args) for row in range(5)])
+    chunked = training_logprobs(model, turn, range(5), make_args(logits_chunk_size=3))
+    assert torch.allclose(together, alone, atol=1e-5) and torch.allclose(together, chunked, atol=1e-5)
+    padded = dict(turn)
+    padded["prompt_ids"] = torch.nn.functional.pad(turn["prompt_ids"], (4, 0), value=33)
+    padded["prompt_mask"] = torch.nn.functional.pad(turn["prompt_mask"], (4, 0))
+    padded["response_ids"] = torch.where(turn["response_mask"], turn["response_ids"], 17)
+    assert torch.allclose(together, training_logprobs(model, padded, range(5), args), atol=1e-5)
+    by_micro_batch = [mlmt_rl.score(model, turn, make_args(micro_batch_size=size))[0] for size in (1, 2, 5)]
+    assert close(by_micro_batch, [together] * 3)
+
+
+def test_logprobs_equal_a_plain_forward_pass():
+    """Token by token against the logits of an unpadded sequence; sums run to the first end token, inclusive."""
+    model, args = random_model("qwen2"), make_args(temperature=0.7)
+    turn = sample(model, args)
+    logprobs = training_logprobs(model, turn, range(5), args)
+    for row, (prompt, _) in enumerate(PROMPTS):
+        response = turn["response_ids"][row].tolist()
+        ends = [t for t, token in enumerate(response) if token in END_IDS]
+        response = response[: ends[0] + 1] if ends else response
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + response])).logits[0].double() / 0.7
+        expected = [logits[len(prompt) - 1 + t].log_softmax(-1)[token].item() for t, token in enumerate(response)]
+        assert logprobs[row, : len(response)].tolist() == pytest.approx(expected, abs=1e-5)
+        assert not logprobs[row, len(response) :].any()
+        assert turn["truncated"][row].item() == (not ends)
+
+
+def test_only_response_tokens_are_trained():
+    """The loss reaches exactly the states that predict response tokens, the end token's among them."""
+    model, args = random_model("llama"), make_args()
+    turn, rows = sample(model, args), torch.arange(5)
+    hidden = mlmt_rl.hidden_states(model, turn, rows).detach().requires_grad_()
+    logprobs = mlmt_rl.token_logprobs(model, hidden, turn, rows, args)[0]
+    advantages = torch.ones(5)
+    mlmt_rl.policy_loss(logprobs, logprobs.detach(), advantages, turn["response_mask"], 0.2).sum().backward()
+    reached = hidden.grad.abs().sum(-1) > 0  # (5, P+T)
+    P, lengths = turn["prompt_ids"].shape[1], turn["response_mask"].sum(1).tolist()
+    assert any(turn["response_ids"][row, lengths[row] - 1].item() in END_IDS for row in range(5))
+    for row, length in enumerate(lengths):
+        assert reached[row].nonzero().flatten().tolist() == list(range(P - 1, P - 1 + length))
+
+
+def test_first_ratio_is_one():
+    """What the rollout pass recorded and what the first update computes are the same: the loss is -mean(A T)."""
+    model, args = random_model("llama"), make_args(micro_batch_size=2)
+    turn = sample(model, args)
+    turn["logprobs"] = mlmt_rl.score(model, turn, args)[0]
+    assert torch.allclose(
+        torch.exp(training_logprobs(model, turn, range(5), args) - turn["logprobs"]), torch.ones(5, 12)
+    )
+    advantages = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0])
+    loss, _ = mlmt_rl.accumulate_gradients(model, turn, torch.arange(5), advantages, 0.0, args)
+    assert loss == pytest.approx(-(advantages * turn["response_mask"].sum(1)).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["k1_reward", "k3_loss", "full_loss"])
+def test_micro_batch_size_is_a_memory_knob(estimator):
+    """Gradients of policy, KL and value loss together are equal for micro-batches of 1, 2 and all."""
+    model, reference, head = random_model("llama"), random_model("qwen2"), torch.nn.Linear(32, 1)
+    turn = sample(model, make_args())
+    turn["logprobs"], turn["ref_logprobs"] = (mlmt_rl.score(m, turn, make_args())[0] for m in (model, reference))
+    advantages, rewards = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0]), torch.tensor([0.0, 1, 1, 0, 1])
+    results = []
+    for size in (5, 1, 2):
+        args = make_args(micro_batch_size=size, kl_estimator=estimator)
+        batch = torch.tensor([3, 1, 4, 0, 2])
+        mlmt_rl.accumulate_gradients(model, turn, batch, advantages, 0.1, args, reference, head, rewards)
+        results.append(gradients(model) + gradients(head))
+    assert close(results[0], results[1]) and close(results[0], results[2])
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the most elements of any tensor that an operation makes, in the forward and the backward pass."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, (tuple, list)) else [output]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return output
+
+
+@pytest.mark.parametrize(("family", "vocabulary"), [("qwen2", 151_936), ("llama", 128_256)])
+def test_the_whole_logits_never_exist(family, vocabulary):
+    """At a real vocabulary no tensor of a training step comes near (B, T, V), and little is kept for the backward pass."""
+    model = random_model(family, vocabulary, hidden_size=16, tie_word_embeddings=True, num_hidden_layers=1)
+    args = make_args(logits_chunk_size=8)
+    B, T = 4, 24
+    turn = sample(model, make_args(max_new_tokens=T), PROMPTS[:B])
+    turn["logprobs"] = mlmt_rl.score(model, turn, args)[0]
+    assert turn["response_mask"].all()  # an end token among 10^5 is not expected
+    saved, recorder = [], LargestTensor()
+    keep = torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor
+    )
+    with recorder, keep:
+        mlmt_rl.accumulate_gradients(model, turn, torch.arange(B), torch.ones(B), 0.0, args)
+    largest_weight = vocabulary * 16
+    assert recorder.elements <= max(largest_weight, 8 * vocabulary) < B * T * vocabulary / 4
+    activations = [tensor.numel() for tensor in saved if tensor.shape[-1] == vocabulary]
+    assert sum(activations) <= 8 * vocabulary * 3  # one chunk at a time, being recomputed
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory():
+    """Same gradients with recomputed layers, also for a model with dropout in its config; sampling keeps its cache."""
+    model = random_model("llama")
+    turn = sample(model, make_args())
+    turn["logprobs"] = mlmt_rl.score(model, turn, make_args())[0]
+    batch, advantages = torch.arange(5), torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0])
+    mlmt_rl.accumulate_gradients(model, turn, batch, advantages, 0.0, make_args())
+    plain = gradients(model)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    calls = []
+    hook = model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    mlmt_rl.accumulate_gradients(model, turn, batch, advantages, 0.0, make_args(gradient_checkpointing=True))
+    hook.remove()
+    assert len(calls) == 2  # once forward, once again in the backward pass
+    assert close(plain, gradients(model))
+    assert torch.equal(sample(model, make_args())["response_ids"], turn["response_ids"])
+
+
+def test_dropout_is_off_and_odd_heads_are_refused(tmp_path):
+    """load_lm zeroes dropout of any family; a model that caps its logits is refused instead of trained wrongly."""
+    args = make_args(gradient_checkpointing=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained("tiny")
+    model = random_model("gpt2", resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5)
+    model.save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    loaded, _ = mlmt_rl.load_lm(str(tmp_path / "gpt2"), "--policy-lm", args, "cpu", torch.float32)
+    turn = sample(loaded, args)
+    expected = mlmt_rl.score(loaded, turn, args)[0]
+    loaded.train()
+    assert torch.allclose(training_logprobs(loaded, turn, range(5), args), expected, atol=1e-5)
+    sizes = SIZES | {"vocab_size": 40, "head_dim": 16, "num_key_value_heads": 2, "final_logit_softcapping": 1.0}
+    capped = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**sizes, initializer_range=0.4))
+    capped.save_pretrained(tmp_path / "gemma2")
+    tokenizer.save_pretrained(tmp_path / "gemma2")
+    with pytest.raises(mlmt_rl.common.InputError, match="caps its logits"):
+        mlmt_rl.load_lm(str(tmp_path / "gemma2"), "--policy-lm", args, "cpu", torch.float32)
+
+
+def test_bf16_weights_move_through_float32_masters():
+    """A hundred updates of 1e-6: bf16 weights alone would stay where they are; with masters they follow float32's way."""
+    model = random_model("llama", dtype=torch.bfloat16)
+    start = [weight.detach().clone() for weight in model.parameters()]
+    masters = mlmt_rl.master_weights(model)
+    optimizer = torch.optim.Adam(masters, lr=1e-6)
+    direct = copy.deepcopy(start)
+    for _ in range(100):
+        sum(weight.float().sum() for weight in model.parameters()).backward()
+        mlmt_rl.optimizer_step(optimizer, model, 1e9)
+        for weight in direct:
+            weight.sub_(1e-6)
+    assert all(weight.dtype == torch.bfloat16 and weight.grad is None for weight in model.parameters())
+    for first, master, weight in zip(start, masters, model.parameters()):
+        assert torch.allclose(master, first.float() - 1e-4, atol=2e-6)
+        assert torch.equal(weight, master.bfloat16())
+    large = start[0].abs() > 0.05
+    assert torch.equal(direct[0][large], start[0][large])
+    moved = [(weight != first).float().mean().item() for weight, first in zip(model.parameters(), start)]
+    assert max(moved) > 0.05
+
+
+def test_bf16_gradients_are_gathered_in_float32():
+    """Micro-batches of a bf16 model add up in float32: the master's gradient is the exact sum of the bf16 parts."""
+    model = random_model("llama", dtype=torch.bfloat16)
+    turn = sample(model, make_args())
+    turn["logprobs"] = mlmt_rl.score(model, turn, make_args())[0]
+    masters = mlmt_rl.master_weights(model)
+    mlmt_rl.accumulate_gradients(model, turn, torch.arange(5), torch.ones(5), 0.0, make_args(micro_batch_size=1))
+    together = [master.grad.clone() for master in masters]
+    total = [torch.zeros_like(master) for master in masters]
+    for row in range(5):
+        for master in masters:
+            master.grad = None
+        rows, ones = torch.tensor([row]), torch.ones(5) / 5
+        mlmt_rl.accumulate_gradients(model, turn, rows, ones, 0.0, make_args(micro_batch_size=1))
+        for sum_, master in zip(total, masters):
+            sum_ += master.grad
+    assert all(gradient.dtype == torch.float32 for gradient in together)
+    assert close(together, total, 2e-2)  # the parts were divided by 5 before and after rounding to bf16
+    assert all(weight.grad is None for weight in model.parameters())

@@ -1,0 +1,293 @@
+"""Loading problems, rendering prompts, and one iteration on real data sets."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from conftest import read_jsonl, small_args, write_jsonl
+from transformers import AutoTokenizer
+
+import common
+import mlmt_rl
+from problems.arithmetic import in_test_split, load_arithmetic
+
+REPO = Path(__file__).resolve().parents[1]
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets are not here")
+
+
+def write_csv(path: Path, rows: list[dict]) -> str:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+def load_all(tmp_path, *rows: dict) -> list[common.Problem]:
+    return common.load_problems(write_jsonl(tmp_path / "rows.jsonl", list(rows)), "all")
+
+
+# ---- columns -------------------------------------------------------------------------------------------------------
+
+MATH_ROWS = [
+    {
+        "question": f"Find\n$x + {n}$, if \"x\" is ½.",
+        "answer": f"\\frac{{{2 * n + 1}}}{{2}}",
+        "correct_answer": f"It is $\\boxed{{\\frac{{{2 * n + 1}}}{{2}}}}$.",
+        "level": f"Level {n % 5 + 1}",
+        "subject": "Algebra",
+    }
+    for n in range(60)
+]  # fmt: skip
+
+
+def test_columns_of_math(tmp_path):
+    """Red if a column is not recognised, or a cell with a line break, a quote or a comma is read in part."""
+    (problem,) = common.load_problems(write_csv(tmp_path / "m.csv", MATH_ROWS[3:4]), "all")
+    assert problem == common.Problem(
+        question='Find\n$x + 3$, if "x" is ½.',
+        answer="\\frac{7}{2}",
+        solution="It is $\\boxed{\\frac{7}{2}}$.",
+        level=4,
+        subject="Algebra",
+        id=f"{tmp_path / 'm.csv'} row 1",
+    )
+
+
+def test_every_file_type_gives_the_same_problems(tmp_path):
+    """Red if the answer to a question depends on the type of the file it stands in."""
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    write_csv(tmp_path / "rows.csv", MATH_ROWS)
+    write_jsonl(tmp_path / "rows.jsonl", MATH_ROWS)
+    (tmp_path / "rows.json").write_text(json.dumps(MATH_ROWS, indent=1), encoding="utf-8")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(MATH_ROWS), tmp_path / "rows.parquet")
+    loaded = {}
+    for kind in ("csv", "jsonl", "json", "parquet"):
+        path = tmp_path / f"rows.{kind}"
+        problems = common.load_problems(str(path), "all")
+        assert [problem.id for problem in problems] == [f"{path} row {n}" for n in range(1, 61)]
+        loaded[kind] = [(p.question, p.answer, p.solution, p.tests, p.level, p.subject) for p in problems]
+    assert len(set(loaded["csv"])) == 60
+    assert loaded["csv"] == loaded["jsonl"] == loaded["json"] == loaded["parquet"]
+
+
+def test_numbers_are_read_as_text(tmp_path):
+    """Red if an answer that JSON holds as a number, 0 too, is lost or not comparable."""
+    problems = load_all(tmp_path, *({"problem": "1 - 1?", "answer": value} for value in (0, -2, 1.5)))
+    assert [problem.answer for problem in problems] == ["0", "-2", "1.5"]
+    assert all(common.verify(f"\\boxed{{{problem.answer}}}", problem) == 1.0 for problem in problems)
+
+
+@pytest.mark.parametrize("column", ["question", "problem", "prompt"])
+def test_names_of_the_question_column(tmp_path, column):
+    """Red if a name that data sets use for the question is not recognised."""
+    assert load_all(tmp_path, {column: "1 + 1?", "answer": "2"})[0].question == "1 + 1?"
+
+
+def test_answers_of_gsm8k(tmp_path):
+    """Red if the worked solution is taken for the answer, or is lost."""
+    text = "She has 2 * 3 = <<2*3=6>>6 #1 pens.\n#### 1,006"
+    (problem,) = load_all(tmp_path, {"question": "How many?", "answer": text})
+    assert (problem.answer, problem.solution) == ("1,006", text)
+    assert common.verify("The answer is \\boxed{1006}", problem) == 1.0
+
+
+@pytest.mark.parametrize("column", ["solution", "correct_answer"])
+def test_answers_from_a_solution_alone(tmp_path, column):
+    """Red if the box of a solution is not found, or its inner braces are cut."""
+    (problem,) = load_all(tmp_path, {"problem": "Find it.", column: "So $\\boxed{\\frac{1}{2}}$, as \\boxed was."})
+    assert problem.answer == "\\frac{1}{2}"
+
+
+def test_several_boxes_are_one_answer(tmp_path):
+    """Red if a solution that ends in two boxes accepts the last one alone as the answer."""
+    solution = "The roots are $\\boxed{-2}$ and $\\boxed{1}.$"
+    (problem,) = load_all(tmp_path, {"problem": "Find all roots.", "answer": "1", "solution": solution})
+    assert common.verify("\\boxed{1, -2}", problem) == 1.0
+    assert common.verify("\\boxed{1}", problem) == common.verify("\\boxed{-2}", problem) == 0.0
+
+
+def test_a_box_in_the_solution_does_not_replace_another_answer(tmp_path):
+    """Red if the answer column gives way to a solution that boxes something else."""
+    (problem,) = load_all(tmp_path, {"problem": "x?", "answer": "3", "solution": "First \\boxed{1, 2}, then 3."})
+    assert problem.answer == "3"
+
+
+# ---- splits and subsets --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def math_file(tmp_path) -> str:
+    return write_csv(tmp_path / "math.csv", MATH_ROWS)
+
+
+def test_the_splits_of_a_file(math_file):
+    """Red if a problem of a file is in both splits, in none, or changes sides when other rows come and go."""
+    splits = {split: common.load_problems(math_file, split) for split in ("train", "test", "all")}
+    assert {split: len(problems) for split, problems in splits.items() if not problems} == {}
+    assert not set(splits["train"]) & set(splits["test"])
+    assert set(splits["train"]) | set(splits["test"]) == set(splits["all"])
+    assert len(splits["train"]) > 3 * len(splits["test"])
+    path = write_csv(Path(math_file).with_name("half.csv"), MATH_ROWS[::-2])
+    for split in ("train", "test"):
+        questions = {problem.question for problem in splits[split]}
+        assert {problem.question for problem in common.load_problems(path, split)} <= questions
+
+
+def test_evaluation_questions_are_not_trained_on(tmp_path, math_file):
+    """Red if a question of the evaluation set is trained on: from another file, in another layout, or left out of it."""
+    held_out = [row | {"question": row["question"].replace("\n", "  ")} for row in MATH_ROWS[:20]]
+    path = write_jsonl(tmp_path / "held_out.jsonl", held_out)
+    training, evaluation = common.load_train_and_eval(math_file, "all", path, "all", eval_size=5)
+    assert [problem.id for problem in training] == [f"{math_file} row {n}" for n in range(21, 61)]
+    assert len(evaluation) == 5
+
+    training, evaluation = common.load_train_and_eval(math_file, "all", math_file, "test", eval_size=2)
+    assert set(training) == set(common.load_problems(math_file, "train"))
+    assert set(evaluation) < set(common.load_problems(math_file, "test"))
+
+
+def test_limit_and_seed(math_file):
+    """Red if a subset depends on more than its seed and size, or is the head of the file."""
+    every = common.load_problems(math_file, "all")
+    first, again, other = (common.load_problems(math_file, "all", limit=10, seed=seed) for seed in (1, 1, 2))
+    assert first == again and len(set(first)) == 10 and set(first) < set(every)
+    assert set(first) != set(other) and set(first) != set(every[:10])
+    assert common.load_problems(math_file, "all", limit=60) == common.load_problems(math_file, "all", limit=99) == every
+
+
+def test_min_level(math_file, tmp_path):
+    """Red if an easier problem gets in, a harder one is dropped, or one of unknown level counts as hard."""
+    problems = common.load_problems(math_file, "all", min_level=4)
+    assert len(problems) == 24 and {problem.level for problem in problems} == {4, 5}
+    path = write_jsonl(tmp_path / "levels.jsonl", [MATH_ROWS[4], MATH_ROWS[9] | {"level": "Level ?"}])
+    assert [problem.level for problem in common.load_problems(path, "all", min_level=1)] == [5]
+
+
+def test_arithmetic_is_the_same_every_time():
+    """Red if the embedded problems depend on anything but split and seed, or a shorter list is not a prefix."""
+    problems = load_arithmetic("test", 50, 0)
+    assert problems == load_arithmetic("test", 50, 0) == load_arithmetic("test", 80, 0)[:50]
+    assert problems != load_arithmetic("test", 50, 1)
+    assert len({problem.question for problem in problems}) == 50
+    assert all(in_test_split(problem.question) for problem in problems)
+    assert not any(in_test_split(problem.question) for problem in load_arithmetic("train", 50, 0))
+
+
+def test_arithmetic_by_name():
+    """Red if `load_problems` gives other problems than the generator, or a split of another size."""
+    training, evaluation = common.load_train_and_eval("arithmetic", "train", "arithmetic", "test", eval_size=100)
+    assert len(training) == 5000 and len(evaluation) == 100
+    assert not {problem.question for problem in training} & {problem.question for problem in evaluation}
+    hard = common.load_problems("arithmetic", min_level=5, limit=7, seed=3)
+    assert len(hard) == 7 and {problem.level for problem in hard} == {5}
+
+
+# ---- prompts -------------------------------------------------------------------------------------------------------
+
+TEMPLATE = (
+    "{{ '<bos>' }}{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] | trim }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+PROBLEM = common.Problem("Ann has 12 keys.\n1:gets 5\nHow many now?", "17")
+
+
+@pytest.fixture(params=[None, TEMPLATE], ids=["plain", "template"])
+def tokenizer(request):
+    tokenizer = AutoTokenizer.from_pretrained(REPO / "tiny")
+    tokenizer.chat_template = request.param
+    return tokenizer
+
+
+def test_a_prompt_is_its_messages(tokenizer):
+    """Red if a turn's text is lost, doubled, or out of order, with a template or without."""
+    messages = common.refine_messages(PROBLEM, "1:17\n\\boxed{17}", "all ok")
+    text = tokenizer.decode(common.encode_prompt(tokenizer, messages)[0])
+    if tokenizer.chat_template:
+        assert text == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    else:
+        assert text == "".join(message["content"] + "\n" for message in messages)
+    parts = (PROBLEM.question, common.SOLVE, "1:17\n\\boxed{17}", common.FEEDBACK, "all ok", common.REFINE)
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places) and all(text.count(part) == 1 for part in parts)
+
+
+def test_the_prefix_is_the_question_whatever_follows(tokenizer):
+    """Red if the place where V(x) is read depends on the attempt, or cuts the question."""
+    prefixes = set()
+    for attempt in ("", "1:17", "\n\n  8\n", "keys.\n1:gets 5\nHow many now?", "\u00e9\u4e2d"):
+        ids, length = common.encode_prompt(tokenizer, common.feedback_messages(PROBLEM, attempt), PROBLEM.question)
+        prefixes.add(tuple(ids[:length]))
+        assert length < len(ids)
+        assert attempt.strip() in tokenizer.decode(ids[length:])
+    (prefix,) = prefixes
+    start = "<bos><|user|>\n" if tokenizer.chat_template else ""
+    assert tokenizer.decode(prefix) == f"{start}{PROBLEM.question}\n\n"
+
+
+def test_without_a_question_the_prefix_is_the_prompt(tokenizer):
+    """Red if the solver's prompts are cut in two."""
+    ids, length = common.encode_prompt(tokenizer, common.attempt_messages(PROBLEM))
+    assert length == len(ids)
+
+
+def test_special_tokens_come_from_the_template_or_the_tokenizer(tokenizer):
+    """Red if a beginning-of-sequence token is missing without a template, or doubled with one that writes it."""
+    tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    tokenizer._tokenizer.post_processor = None
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
+    messages = common.feedback_messages(PROBLEM, "1:17")
+    for question in ("", PROBLEM.question):
+        ids, _ = common.encode_prompt(tokenizer, messages, question)
+        assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
+
+
+# ---- real data sets ------------------------------------------------------------------------------------------------
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "rows"), [("MATH.csv", 1500), ("gsm8k/test.jsonl", 1319), ("math/math500.jsonl", 500)]
+)
+def test_real_gold_answers_verify(name, rows):
+    """Red if a row of a real data set cannot be loaded, or its own gold answer would get no reward."""
+    problems = common.load_problems(str(DATA / name), "all")
+    assert len(problems) == rows
+    chosen = problems[:: max(1, rows // 500)]
+    assert len(chosen) > 200
+    failed = [(p.id, p.answer) for p in chosen if common.verify(f"So it is $\\boxed{{{p.answer}}}$.", p) != 1.0]
+    assert not failed, failed
+    wrong = [p.id for p, other in zip(chosen, chosen[1:]) if common.verify(f"\\boxed{{{other.answer}}}", p) == 1.0]
+    assert len(wrong) < len(chosen) // 5, "most problems accept another problem's answer"
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["MATH.csv", "gsm8k/train.jsonl"])
+def test_one_iteration_on_real_problems(name, tmp_path):
+    """Red if a real data set cannot be trained on from end to end, with every episode graded and logged."""
+    if name.endswith(".csv"):
+        with (DATA / name).open(encoding="utf-8", newline="") as file:
+            dataset = write_csv(tmp_path / "forty.csv", list(csv.DictReader(file))[:40])
+    else:
+        dataset = write_jsonl(tmp_path / "forty.jsonl", read_jsonl(DATA / name)[:40])
+    args = small_args(dataset, tmp_path / "run", iterations=1)
+    mlmt_rl.main(args)
+    known = {p.id: (p.question, p.answer) for p in common.load_problems(dataset, "all")}
+    episodes = read_jsonl(tmp_path / "run" / "episodes.jsonl")
+    held_out = min(args.eval_size, len(common.load_problems(dataset, "test")))
+    assert [row["phase"] for row in episodes] == ["eval"] * held_out + ["rollout"] * 4 + ["eval"] * held_out
+    for row in episodes:
+        assert known[row["id"]] == (row["question"], row["answer"])
+        assert row["rewards_1"] in (0.0, 1.0) and row["rewards_2"] in (0.0, 1.0)
+        assert all(isinstance(row[turn], str) for turn in ("attempt", "feedback", "refinement"))
+    metrics = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert metrics[1]["rollout/reward"] == sum(row["rewards_2"] for row in episodes if row["phase"] == "rollout") / 4
+    assert metrics[1]["losses/entropy"] > 0

@@ -1,0 +1,324 @@
+"""A run that is killed and resumed gives what a run that was never stopped gives: rows, episodes, weights."""
+
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+from conftest import read_jsonl
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import common
+import mlmt_rl
+
+REPO = Path(__file__).resolve().parents[1]
+TIMINGS = ("charts/seconds", "charts/tokens_per_second")
+PATIENCE = 300  # seconds to wait for a process on a busy machine
+
+
+def metric_lines(run_dir) -> list[str]:
+    """The lines of metrics.jsonl without what depends on the clock."""
+    rows = read_jsonl(Path(run_dir) / "metrics.jsonl")
+    return [json.dumps({key: value for key, value in row.items() if key not in TIMINGS}) for row in rows]
+
+
+def assert_same_run(run_dir, other) -> None:
+    """Equal rows, episodes and scores, and equal tensors in the last checkpoints."""
+    assert metric_lines(run_dir) == metric_lines(other)
+    for name in ("episodes.jsonl", "checkpoints.jsonl"):
+        assert (Path(run_dir) / name).read_text() == (Path(other) / name).read_text(), name
+    last, other_last = (common.last_checkpoint(Path(folder)) for folder in (run_dir, other))
+    assert last.name == other_last.name
+    for model in ("solver", "feedback"):
+        weights, other_weights = (load_file(folder / model / "model.safetensors") for folder in (last, other_last))
+        assert weights.keys() == other_weights.keys()
+        assert all(torch.equal(weights[name], other_weights[name]) for name in weights), model
+    trainer, other_trainer = (torch.load(folder / "trainer.pt", weights_only=True) for folder in (last, other_last))
+    trainer["seconds"] = other_trainer["seconds"]
+    assert_same_state(trainer, other_trainer)
+
+
+def assert_same_state(state, other) -> None:
+    """Equality of nested dicts and lists that hold tensors."""
+    assert type(state) is type(other)
+    if isinstance(state, torch.Tensor):
+        assert torch.equal(state, other)
+    elif isinstance(state, dict):
+        assert state.keys() == other.keys()
+        for key in state:
+            assert_same_state(state[key], other[key])
+    elif isinstance(state, list | tuple):
+        assert len(state) == len(other)
+        for part, other_part in zip(state, other):
+            assert_same_state(part, other_part)
+    else:
+        assert state == other
+
+
+# ---- processes that are killed -------------------------------------------------------------------------------------
+
+
+def start(args: mlmt_rl.Args) -> subprocess.Popen:
+    """The script in a process of its own, by the command that common.command_line makes of its flags."""
+    words = shlex.split(common.command_line(args, "mlmt_rl.py"))
+    return subprocess.Popen(
+        [sys.executable, *words[1:]], cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def file_number(path: Path) -> int | None:
+    """Tells a file from the one that replaced it; None: there is none."""
+    return path.stat().st_ino if path.exists() else None
+
+
+def wait_until(process: subprocess.Popen, condition) -> None:
+    deadline = time.time() + PATIENCE
+    while not condition():
+        assert process.poll() is None, f"the run ended before the moment came: {process.stderr.read()}"
+        assert time.time() < deadline, "the moment never came"
+        time.sleep(0.001)
+
+
+def wait_for_rows(process: subprocess.Popen, run_dir: Path, old_file: int | None, count: int) -> None:
+    """Until this process, not the one before it, has written its metrics.jsonl up to `count` rows."""
+    path = run_dir / "metrics.jsonl"
+    wait_until(process, lambda: file_number(path) not in (None, old_file) and len(read_whole_rows(path)) >= count)
+
+
+def read_whole_rows(path: Path) -> list[dict]:
+    """The rows of a .jsonl file that another process may be writing."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def unfinished_checkpoints(run_dir: Path) -> list[Path]:
+    """Folders of checkpoints that are being written (those that are being deleted have lower numbers)."""
+    last = common.last_checkpoint(run_dir)
+    return [path for path in run_dir.glob("checkpoint-*.tmp") if last is None or path.name > last.name]
+
+
+def kill_while_a_checkpoint_is_written(process: subprocess.Popen, run_dir: Path) -> None:
+    """Stops the process before it is killed, so that it cannot get on between the look and the kill."""
+    while True:
+        wait_until(process, lambda: unfinished_checkpoints(run_dir))
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if unfinished_checkpoints(run_dir):
+            break
+        process.send_signal(signal.SIGCONT)
+    process.kill()
+
+
+def test_five_kills_change_nothing(finished, tmp_path):
+    """Red if anything that a run goes on from is missing in a checkpoint, or if what came after one is not cut."""
+    run_dir = tmp_path / "killed"
+    args = replace(finished, run_dir=str(run_dir), if_run_exists="resume", keep_checkpoints=2)
+    rng = random.Random(7)
+    resumed_from, rows_cut = [], 0
+    for kill in range(5):
+        last = common.last_checkpoint(run_dir)
+        done = int(last.name[-6:]) if last else 0
+        resumed_from.append(done)
+        old_file = file_number(run_dir / "metrics.jsonl")
+        process = start(args)
+        try:
+            if kill == 2:
+                wait_for_rows(process, run_dir, old_file, 1)
+                kill_while_a_checkpoint_is_written(process, run_dir)
+            else:
+                target = min(done + rng.randint(1, 5), args.iterations - 2)
+                wait_for_rows(process, run_dir, old_file, target + 1)
+                seconds = [row["charts/seconds"] for row in read_whole_rows(run_dir / "metrics.jsonl")[-2:]]
+                time.sleep(rng.random() * min(0.9, seconds[-1] - seconds[0]))  # somewhere in the iteration after it
+        finally:
+            process.kill()
+        _, errors = process.communicate()
+        assert process.returncode == -signal.SIGKILL, errors
+        if kill == 2:
+            assert unfinished_checkpoints(run_dir), "the kill came too late to leave an unfinished checkpoint"
+        last = common.last_checkpoint(run_dir)
+        rows_cut += len(read_whole_rows(run_dir / "metrics.jsonl")) - 1 - (int(last.name[-6:]) if last else 0)
+    assert resumed_from[0] == 0 and max(resumed_from) > 0 and rows_cut > 0, (resumed_from, rows_cut)
+
+    process = start(args)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert not list(run_dir.glob("*.tmp"))
+    assert_same_run(run_dir, finished.run_dir)
+    seconds = [row["charts/seconds"] for row in read_jsonl(run_dir / "metrics.jsonl")]
+    assert seconds == sorted(seconds)
+
+
+def test_ctrl_c_says_how_to_go_on(finished, tmp_path):
+    """Red if Ctrl-C prints a traceback, exits with another code, or names a command that does not finish the run."""
+    run_dir = tmp_path / "a folder"  # the blank must survive the shell
+    process = start(replace(finished, run_dir=str(run_dir), iterations=5, save_every=2))
+    try:
+        wait_for_rows(process, run_dir, None, 4)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    (line,) = errors.strip().splitlines()
+    assert str(common.last_checkpoint(run_dir)) in line
+    before = metric_lines(run_dir)
+    assert len(before) < 6
+
+    command = line.split("go on with: ")[1]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ended = subprocess.run(command, shell=True, cwd=REPO, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert metric_lines(run_dir) == metric_lines(finished.run_dir)[:6]  # iteration 5 is evaluated in both
+
+
+# ---- in this process -----------------------------------------------------------------------------------------------
+
+VARIANTS = {
+    "default": {},
+    "several steps a rollout": {"update_epochs": 2, "num_minibatches": 2, "value_shaping": 0.5, "feedback_every": 2},
+    "bfloat16 with float32 masters": {"dtype": "bfloat16", "learning_rate": 1e-5, "guidance_lr": 1e-5},
+    "stage 1, warm-up": {"stage1_iterations": 3, "alpha": 1.0, "lr_warmup_iterations": 4, "kl_estimator": "k3_loss"},
+}
+
+
+@pytest.mark.parametrize("flags", VARIANTS.values(), ids=VARIANTS)
+def test_two_iterations_and_two_more_are_four(small, tmp_path, coin_rewards, flags):
+    """Red if a counter, an optimiser's state, the value head, a master weight or a random number is not taken over."""
+    mlmt_rl.main(small(run_dir=tmp_path / "whole", iterations=4, eval_every=1, save_every=2, **flags))
+    parts = {"run_dir": tmp_path / "parts", "eval_every": 1, "save_every": 2} | flags
+    mlmt_rl.main(small(iterations=2, **parts))
+    assert len(metric_lines(tmp_path / "parts")) == 3
+    mlmt_rl.main(small(iterations=4, if_run_exists="resume", **parts))
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    rows = read_jsonl(tmp_path / "whole" / "metrics.jsonl")[1:]
+    assert all(row["losses/grad_norm_solver"] and row["losses/grad_norm_value"] for row in rows)
+
+
+def test_a_seed_fixes_the_run(small, tmp_path, coin_rewards):
+    """Red if something random is not seeded, or if the seed does not reach the problems' order or the sampling."""
+    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
+        mlmt_rl.main(small(run_dir=tmp_path / name, seed=seed))
+    assert_same_run(tmp_path / "one", tmp_path / "again")
+    assert metric_lines(tmp_path / "one")[0] == metric_lines(tmp_path / "other")[0]  # the evaluation has its own seed
+    questions = [
+        [row["question"] for row in read_jsonl(tmp_path / name / "episodes.jsonl") if row["phase"] == "rollout"]
+        for name in ("one", "other")
+    ]
+    assert questions[0] != questions[1]
+    assert metric_lines(tmp_path / "one")[1:] != metric_lines(tmp_path / "other")[1:]
+
+
+def test_resuming_a_finished_run_changes_nothing(finished, tmp_path, capsys):
+    """Red if a run that has nothing left to do writes a row, or loses one."""
+    shutil.copytree(finished.run_dir, tmp_path / "run")
+    mlmt_rl.main(replace(finished, run_dir=str(tmp_path / "run"), if_run_exists="resume"))
+    assert_same_run(tmp_path / "run", finished.run_dir)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"learning_rate": 3e-3}, {"seed": 2}, {"gae_lambda": 0.5}, {"adam_betas": (0.9, 0.99)}, {"feedback_lm": "tiny"}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_resuming_with_another_flag_is_refused(finished, capsys, changes):
+    """Red if a resumed run could go on with other flags than it was started with, and so be no one run."""
+    before = {path: path.stat().st_mtime_ns for path in Path(finished.run_dir).rglob("*")}
+    with pytest.raises(SystemExit) as ending:
+        common.run(mlmt_rl.main, replace(finished, if_run_exists="resume", **changes), "mlmt_rl.py")
+    error = capsys.readouterr().err
+    assert ending.value.code == 2 and error.count("\n") == 1
+    (name,) = changes
+    assert f"--{name.replace('_', '-')} " in error
+    assert before == {path: path.stat().st_mtime_ns for path in Path(finished.run_dir).rglob("*")}
+
+
+def test_delete_starts_afresh(small, tmp_path, coin_rewards):
+    """Red if --if-run-exists delete keeps rows or files of the run before."""
+    mlmt_rl.main(small(save_every=1, keep_checkpoints=0))
+    (tmp_path / "run" / "note").write_text("old")
+    mlmt_rl.main(small(iterations=1, seed=2, if_run_exists="delete"))
+    assert [row["iteration"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [0, 1]
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    expected = {"config.json", "metrics.jsonl", "episodes.jsonl", "checkpoints.jsonl", "checkpoint-000001"}
+    assert names == expected
+
+
+def test_killed_before_its_first_file_is_written(small, tmp_path, coin_rewards):
+    """Red if a kill in the first moment of a run leaves a folder that can be neither resumed nor deleted."""
+    for if_run_exists in ("resume", "delete"):
+        run_dir = tmp_path / if_run_exists
+        run_dir.mkdir()
+        (run_dir / "config.json.tmp").write_text('{"args": {')
+        mlmt_rl.main(small(run_dir=run_dir, iterations=1, if_run_exists=if_run_exists))
+        assert len(metric_lines(run_dir)) == 2
+        assert not list(run_dir.glob("*.tmp"))
+
+
+# ---- what a checkpoint is ------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_are_plain_model_folders(finished):
+    """Red if a checkpoint needs this project's code to be loaded, or code that a pickle could run."""
+    folders = sorted(Path(finished.run_dir).glob("checkpoint-*"))
+    assert [folder.name for folder in folders] == [f"checkpoint-{n:06d}" for n in (3, 6, 9, 12)]
+    rows = read_jsonl(Path(finished.run_dir) / "checkpoints.jsonl")
+    assert [row["folder"] for row in rows] == [folder.name for folder in folders]
+    for folder in folders:
+        trainer = torch.load(folder / "trainer.pt", weights_only=True)
+        assert trainer["iteration"] == int(folder.name[-6:])
+        assert trainer["value_head"]["weight"].abs().max() > 0
+        for name in ("solver", "feedback"):
+            model = AutoModelForCausalLM.from_pretrained(folder / name)
+            weights = load_file(folder / name / "model.safetensors")
+            assert all(torch.equal(model.state_dict()[key], weights[key]) for key in weights)
+            tokenizer, own = (AutoTokenizer.from_pretrained(path) for path in (folder / name, REPO / "tiny"))
+            text = "Ann has 12 keys.\n1:gets 5"
+            assert tokenizer(text).input_ids == own(text).input_ids
+
+
+def test_only_the_newest_checkpoints_are_kept(small, tmp_path, coin_rewards):
+    """Red if --keep-checkpoints deletes too many, too few, or leaves half-deleted folders behind."""
+    mlmt_rl.main(small(iterations=4, save_every=1, keep_checkpoints=2))
+    names = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert names == ["checkpoint-000003", "checkpoint-000004"]
+    rows = read_jsonl(tmp_path / "run" / "checkpoints.jsonl")
+    assert [row["iteration"] for row in rows] == [1, 2, 3, 4]
+
+
+def test_config_holds_every_flag(finished):
+    """Red if a run cannot be told from its folder: a flag, the commit or a version is missing."""
+    config = json.loads((Path(finished.run_dir) / "config.json").read_text())
+    assert config["args"] == json.loads(json.dumps(asdict(finished)))
+    assert "git_commit" in config and config["packages"]["torch"] == torch.__version__
+
+
+def test_a_command_line_gives_its_flags_back():
+    """Red if a printed command loses a flag, or quotes one so that the shell or tyro reads another value."""
+    args = mlmt_rl.Args(
+        run_dir="runs/it's a $HOME; folder",
+        if_run_exists="resume",
+        feedback_lm="tiny",
+        min_level=3,
+        temperature=0.7,
+        learning_rate=1e-06,
+        adam_betas=(0.8, 0.999),
+        shared_baseline=True,
+        train_guidance_model=False,
+        lr_warmup_iterations=0,
+    )
+    words = shlex.split(common.command_line(args, "mlmt_rl.py"))
+    assert words[:2] == ["python", "mlmt_rl.py"]
+    assert tyro.cli(mlmt_rl.Args, args=words[2:]) == args
+    assert common.command_line(mlmt_rl.Args(), "mlmt_rl.py") == "python mlmt_rl.py"

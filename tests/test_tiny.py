@@ -1,0 +1,151 @@
+"""The embedded model and its problems: what the scripts take for granted about them."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+import common
+from problems.arithmetic import load_arithmetic
+
+TINY = Path(__file__).resolve().parents[1] / "tiny"
+INSTRUCTIONS = (common.SOLVE, common.STUDENT, common.CHECK, common.FEEDBACK, common.REFINE, common.SELF_CORRECT)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """A second thread gains nothing on so small a model, and costs much where the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TINY)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoModelForCausalLM.from_pretrained(TINY)
+
+
+def recomputed(question: str) -> list[int]:
+    """The value after each line of a question, from its text alone."""
+    values = [int(re.search(r"has (\d+) ", question)[1])]
+    for word, number in re.findall(r"^\d:(\w+) ?(\d*)$", question, re.MULTILINE):
+        before, n = values[-1], int(number or 0)
+        after = {"gets": before + n, "loses": before - n, "doubles": 2 * before, "halves": before / 2}[word]
+        assert after == int(after), question
+        values.append(int(after))
+    return values
+
+
+def respond(model, tokenizer, prompts: list[common.Messages]) -> list[str]:
+    torch.manual_seed(0)
+    ids = [common.encode_prompt(tokenizer, prompt)[0] for prompt in prompts]
+    inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+    output = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=40)
+    return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def test_folder_is_small_and_a_stock_llama(model, tokenizer):
+    assert sum(path.stat().st_size for path in TINY.rglob("*") if path.is_file()) <= 4 * 2**20
+    assert type(model) is LlamaForCausalLM
+    config = json.loads((TINY / "config.json").read_text())
+    assert "auto_map" not in config and config["architectures"] == ["LlamaForCausalLM"]
+    assert next(model.parameters()).dtype == torch.float32
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.config.max_position_embeddings >= 8192
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_special_tokens(model, tokenizer):
+    assert tokenizer.chat_template is None and tokenizer.bos_token is None
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert model.generation_config.eos_token_id == model.config.eos_token_id == tokenizer.eos_token_id
+    assert model.generation_config.pad_token_id == tokenizer.pad_token_id
+    assert tokenizer("2").input_ids == tokenizer("2", add_special_tokens=False).input_ids
+
+
+def test_any_text_survives_the_tokenizer(tokenizer):
+    rng = random.Random(0)
+    codes = [code for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
+    texts = ["", "\n\n \n", " a  b ", "it 's , ok . do n't !", "\r\n\t\x00", "e\u0301 \ufb01 \u00a0\u200b", "-1.5"]
+    texts += ["".join(map(chr, rng.sample(codes, 30))) for _ in range(200)]
+    texts += ["".join(rng.choices("0123456789 \n:.\\{}abc", k=40)) for _ in range(200)]
+    surroundings = [(before, after) for before in ("", " ", "x\n\n", "7") for after in ("", "\n", " y")]
+    texts += [before + text + after for text in INSTRUCTIONS for before, after in surroundings]
+    for text in texts:
+        ids = tokenizer(text).input_ids
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+        assert tokenizer.pad_token_id not in ids and tokenizer.eos_token_id not in ids
+
+
+def test_one_token_for_a_digit_and_for_an_instruction(tokenizer):
+    digits = tokenizer("0123456789").input_ids
+    assert len(digits) == len(set(digits)) == 10
+    assert tokenizer("1:58\n").input_ids.count(digits[5]) == 1
+    for text in INSTRUCTIONS:
+        assert len(tokenizer(text).input_ids) == 1, text
+        assert len(tokenizer(f"7{text}7").input_ids) == 3, text
+
+
+def test_prompts_are_short(tokenizer):
+    for problem in load_arithmetic("train", 100, 0):
+        prompt = common.refine_messages(problem, problem.solution, problem.solution)
+        assert len(common.encode_prompt(tokenizer, prompt)[0]) <= 110
+
+
+def test_a_prompt_is_the_same_in_one_piece_and_in_two(tokenizer):
+    for problem in load_arithmetic("train", 50, 0):
+        messages = common.feedback_messages(problem, problem.solution)
+        whole, _ = common.encode_prompt(tokenizer, messages)
+        pieces, cut = common.encode_prompt(tokenizer, messages, problem.question)
+        assert pieces == whole
+        assert tokenizer.decode(whole[:cut]) == problem.question + "\n\n"
+
+
+def test_train_and_test_share_no_problem():
+    train = {p.question for seed in range(3) for p in load_arithmetic("train", 1000, seed)}
+    test = {p.question for seed in range(3) for p in load_arithmetic("test", 200, seed)}
+    assert len(train) > 2950 and len(test) > 580
+    assert not train & test
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_gold_answers_follow_from_the_question(split):
+    for problem in load_arithmetic(split, 500, 7):
+        values = recomputed(problem.question)
+        assert len(values) - 1 == problem.level and all(0 <= value <= 99 for value in values)
+        assert problem.answer == str(values[-1])
+        lines = [f"{i}:{value}" for i, value in enumerate(values) if i]
+        assert problem.solution.split("\n") == [*lines, f"\\boxed{{{values[-1]}}}"]
+        assert common.verify(problem.solution, problem) == 1.0
+        assert common.verify(f"\\boxed{{{values[-1] + 1}}}", problem) == 0.0
+
+
+def test_the_start_is_imperfect_but_able(model, tokenizer):
+    problems = load_arithmetic("test", 64, 0)
+    attempts = respond(model, tokenizer, [common.attempt_messages(p) for p in problems])
+    accuracy = sum(common.verify_all(attempts, problems)) / len(problems)
+    assert 0.2 <= accuracy <= 0.6, accuracy
+
+    exact = 0
+    feedback = respond(model, tokenizer, [common.feedback_messages(p, z) for p, z in zip(problems, attempts)])
+    for problem, z, g in zip(problems, attempts, feedback):
+        expected = []
+        for i, value in enumerate(recomputed(problem.question)[1:], 1):
+            expected.append(f"{i}:{value}")
+            if expected[-1] not in z.split("\n"):
+                expected[-1] += " wrong"
+                break
+        else:
+            expected.append("all ok")
+        exact += g == "\n".join(expected)
+    assert 0.4 <= exact / len(problems) <= 0.85, exact / len(problems)

@@ -1,0 +1,1 @@
+"""The long parts of `verify`: mathematical answers and untrusted programs."""
