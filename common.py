@@ -221,6 +221,24 @@ def write_rows(path: Path, rows: list[dict]) -> None:
         os.fsync(file.fileno())
 
 
+def episode_rows(iteration: int, phase: str, problems: list[Problem], episodes: dict, limit: int) -> list[dict]:
+    """Rows of episodes.jsonl for the first `limit` problems: what was said in each turn and how it was judged.
+
+    episodes: a turn under each of attempt, feedback and refinement that the method has, with its texts and what was
+    truncated, and rewards_1 and rewards_2, the verdicts on attempt and refinement, where there are two.
+    """
+    turns = [name for name in ("attempt", "feedback", "refinement") if name in episodes]
+    rewards = [name for name in ("rewards_1", "rewards_2") if name in episodes]
+    rows = []
+    for i, problem in enumerate(problems[:limit]):
+        row = {"iteration": iteration, "phase": phase, "id": problem.id}
+        row |= {"question": problem.question, "answer": problem.answer}
+        row |= {name: episodes[name]["texts"][i] for name in turns}
+        row |= {name.replace("rewards", "reward"): float(episodes[name][i]) for name in rewards}
+        rows.append(row | {"truncated": [name for name in turns if episodes[name]["truncated"][i]]})
+    return rows
+
+
 def cut_rows(path: Path, iteration: int) -> None:
     """Removes from a .jsonl file the rows after an iteration, and a last line that a kill cut short; -1 removes all."""
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []

@@ -6,18 +6,19 @@ maximises E[R] - beta_L KL(L || L_0) - beta_H KL(H || H_0) by policy gradient, w
     solver    -mean[ A_z log L(z|x) + A_y log L(y|x,z,g) ]
     feedback  -mean[ A_g log H(g|x,z) ] + c_v mean[ (V - R)^2 ]      V is read from H's trunk in one pass over (x,z,g)
     A_z = R - V(x)      A_g = R - V(x,z)      A_y = R - V(x,z,g)     KL penalties are subtracted in `credit`
-Paper: MLMT-RL (https://openreview.net/forum?id=u1RjV99DPu). Run it: python mlmt_rl.py --stop-value-gradients
+
+Paper: MLMT-RL (https://openreview.net/forum?id=u1RjV99DPu). Run: python mlmt_rl.py --stop-value-gradients
 
 Departures from the paper, whose text and code leave these open or contradict each other:
 1. Each action has its own baseline. One V(x,z,g) for z and y (--shared-baseline) biases z: with an exact V its gradient
    is zero, since V already knows what z led to.
 2. V is a linear head on H's final states; "full-grad" lets its loss into H's trunk, --stop-value-gradients does not.
-3. The target of every value is the episode's R: episodes end after y, so there is no next state to bootstrap from.
-4. The bilevel term uses R*, the reward of a fresh y from the solver after its update (--value-shaping), not a second
-   value network. 5. SCoRe's Stage I and its bonus alpha are off by default.
+3. Every value's target is the episode's R: the episode ends after y, there is no next state to bootstrap from.
+4. The bilevel term (--value-shaping) uses R*, the reward of a fresh y from the updated solver, not a second network.
+5. SCoRe's Stage I and its bonus alpha are off by default.
 
-Shapes: B episodes of a rollout, b of a micro-batch, P prompt tokens, T response tokens, N all response tokens of a
-micro-batch, D hidden size, V vocabulary.
+B episodes of a rollout, b of a micro-batch, P prompt and T response tokens, N all response tokens of a micro-batch, D
+hidden size, V vocabulary.
 """
 
 import os
@@ -247,10 +248,9 @@ def run_episodes(solver, feedback, tokenizers, problems: list[common.Problem], a
     messages = [common.refine_messages(p, z, g) for p, z, g in zip(problems, turn_1["texts"], turn_g["texts"])]
     prompts = [common.encode_prompt(tokenizers[0], m) for m in messages]
     turn_2 = generate(solver, tokenizers[0], prompts, args.max_new_tokens, args)
-    episodes = {"turn_1": turn_1, "turn_g": turn_g, "turn_2": turn_2}
-    for name, turn in (("rewards_1", turn_1), ("rewards_2", turn_2)):
-        episodes[name] = torch.tensor(common.verify_all(turn["texts"], problems), device=solver.device)
-    return episodes
+    verdicts = [common.verify_all(turn["texts"], problems) for turn in (turn_1, turn_2)]
+    rewards_1, rewards_2 = torch.tensor(verdicts, device=solver.device)
+    return {"attempt": turn_1, "feedback": turn_g, "refinement": turn_2, "rewards_1": rewards_1, "rewards_2": rewards_2}
 
 
 # ---- log-probabilities and values ----------------------------------------------------------------------------------
@@ -491,20 +491,6 @@ def save_checkpoint(run_dir: Path, iteration: int, models: dict, trainer: dict, 
         shutil.rmtree(old.rename(old.with_name(old.name + ".tmp")))
 
 
-def episode_rows(iteration: int, phase: str, problems: list[common.Problem], episodes: dict, args: Args) -> list[dict]:
-    """Rows of episodes.jsonl: what was said in each turn and how it was judged."""
-    turns = {"attempt": "turn_1", "feedback": "turn_g", "refinement": "turn_2"}
-    rows = []
-    for i, problem in enumerate(problems[: args.save_episodes]):
-        row = {"iteration": iteration, "phase": phase, "id": problem.id}
-        row |= {"question": problem.question, "answer": problem.answer}
-        row |= {name: episodes[turn]["texts"][i] for name, turn in turns.items()}
-        row |= {name: episodes[name][i].item() for name in ("rewards_1", "rewards_2")}
-        row["truncated"] = [name for name, turn in turns.items() if episodes[turn]["truncated"][i]]
-        rows.append(row)
-    return rows
-
-
 def evaluate(iteration: int, solver, feedback, tokenizers, problems: list[common.Problem], args: Args) -> dict:
     """The eval/ metrics on held-out problems; saves the episodes and prints a line that stays.
 
@@ -513,7 +499,7 @@ def evaluate(iteration: int, solver, feedback, tokenizers, problems: list[common
     with torch.random.fork_rng():
         torch.manual_seed(args.eval_seed)
         episodes = run_episodes(solver, feedback, tokenizers, problems, args)
-    rows = episode_rows(iteration, "eval", problems, episodes, args)
+    rows = common.episode_rows(iteration, "eval", problems, episodes, args.save_episodes)
     common.write_rows(Path(args.run_dir) / "episodes.jsonl", rows)
     metrics = common.outcomes(episodes["rewards_1"].tolist(), episodes["rewards_2"].tolist())
     metrics["delta"] = metrics["accuracy_2"] - metrics["accuracy_1"]
@@ -618,7 +604,7 @@ def main(args: Args) -> None:
         rows = common.problem_rows(iteration, args.rollout_size, len(train_problems), args.seed)
         problems = [train_problems[row] for row in rows]
         episodes = run_episodes(solver, feedback, tokenizers, problems, args)
-        turn_1, turn_g, turn_2 = episodes["turn_1"], episodes["turn_g"], episodes["turn_2"]
+        turn_1, turn_g, turn_2 = episodes["attempt"], episodes["feedback"], episodes["refinement"]
         rewards_1, rewards_2 = episodes["rewards_1"], episodes["rewards_2"]  # (B,), R is rewards_2
 
         # ---- REWARDS AND ADVANTAGES
@@ -686,7 +672,7 @@ def main(args: Args) -> None:
 
         # ---- EVAL
         if last or iteration % args.eval_every == 0:
-            saved = episode_rows(iteration, "rollout", problems, episodes, args)
+            saved = common.episode_rows(iteration, "rollout", problems, episodes, args.save_episodes)
             common.write_rows(run_dir / "episodes.jsonl", saved)
             row |= evaluate(iteration, solver, feedback, tokenizers, eval_problems, args)
         row["charts/seconds"] = time.time() - start_time

@@ -57,9 +57,9 @@ def cell(row: dict, *names: str) -> str:
 def gold_answer(answer: str, solution: str) -> tuple[str, str]:
     """(final answer, worked solution) from the columns as data sets fill them.
 
-    GSM8K keeps both in `answer`, parted by "####". MATH on the hub has only the solution, whose box is the answer. A MATH
-    solution that ends in several boxes ("\\boxed{-2} and \\boxed{1}") has an `answer` column with the last one alone:
-    then the solution's list is the answer.
+    GSM8K keeps both in `answer`, parted by "####". MATH on the hub has only the solution, whose box is the answer. A
+    MATH solution that ends in several boxes ("\\boxed{-2} and \\boxed{1}") has an `answer` column with the last one
+    alone: then the solution's list is the answer.
     """
     if "####" in answer:
         return answer.rsplit("####", 1)[1].strip(), answer

@@ -135,9 +135,9 @@ def test_prompt_longer_than_the_context(small, refused, tmp_path, problem_file):
     config = json.loads((tmp_path / "short" / "config.json").read_text())
     (tmp_path / "short" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 30}))
     error = refused(small(policy_lm=str(tmp_path / "short")))
-    assert f"{problem_file} row 1 " in error and "--policy-lm reads 30" in error
+    assert f"{problem_file} row 1:" in error and "--policy-lm reads 30" in error
     error = refused(small(feedback_lm=str(tmp_path / "short")))
-    assert f"{problem_file} row 1 " in error and "--feedback-lm reads 30" in error
+    assert f"{problem_file} row 1:" in error and "--feedback-lm reads 30" in error
 
 
 def test_a_prompt_that_just_fits():
@@ -169,6 +169,8 @@ def test_no_gpu(small, refused):
         ({"temperature": 0.0}, ("--temperature 0",)),
         ({"top_p": 1.5}, ("--top-p 1.5",)),
         ({"seed": 2**32}, ("--seed", str(2**32))),
+        ({"learning_rate": -1e-4}, ("--learning-rate", "-0.0001")),
+        ({"value_lr": float("nan")}, ("--value-lr", "nan")),
     ],
     ids=str,
 )

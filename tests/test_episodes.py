@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import coin, read_jsonl, small_args, three_steps
+from conftest import coins, read_jsonl, small_args, three_steps
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -14,7 +14,7 @@ import common
 import mlmt_rl
 
 REPO = Path(__file__).resolve().parents[1]
-TURNS = {"attempt": "turn_1", "feedback": "turn_g", "refinement": "turn_2"}
+TURNS = ("attempt", "feedback", "refinement")
 
 
 def metric_rows(args: mlmt_rl.Args) -> list[dict]:
@@ -34,7 +34,7 @@ def sampled() -> tuple:
     model = AutoModelForCausalLM.from_pretrained(REPO / "tiny")
     tokenizer = AutoTokenizer.from_pretrained(REPO / "tiny")
     problems = three_steps("train")[:16]
-    args = small_args("arithmetic", "none", max_new_tokens=32, max_feedback_tokens=32)
+    args = small_args("arithmetic", "none", temperature=1.0, max_new_tokens=32, max_feedback_tokens=32)
     torch.manual_seed(3)
     return problems, mlmt_rl.run_episodes(model, model, (tokenizer, tokenizer), problems, args), tokenizer
 
@@ -42,7 +42,7 @@ def sampled() -> tuple:
 def test_the_texts_are_those_of_the_tokens_under_training(sampled):
     """Red if a text that another turn reads is not decoded from the very tokens that the losses use."""
     problems, episodes, tokenizer = sampled
-    for turn in TURNS.values():
+    for turn in TURNS:
         ids, mask, texts = (episodes[turn][key] for key in ("response_ids", "response_mask", "texts"))
         assert len(set(texts)) > len(problems) // 2  # or a swap of two episodes could not show
         for row in range(len(problems)):
@@ -52,12 +52,12 @@ def test_the_texts_are_those_of_the_tokens_under_training(sampled):
 def test_each_turn_reads_its_own_episode(sampled):
     """Red if a prompt holds another row's problem, attempt or feedback, or lacks one of them."""
     problems, episodes, tokenizer = sampled
-    attempts, feedback = episodes["turn_1"]["texts"], episodes["turn_g"]["texts"]
+    attempts, feedback = episodes["attempt"]["texts"], episodes["feedback"]["texts"]
     for row, (problem, z, g) in enumerate(zip(problems, attempts, feedback)):
         read = {}
-        for name, turn in TURNS.items():
+        for turn in TURNS:
             mask = episodes[turn]["prompt_mask"][row].bool()
-            read[name] = tokenizer.decode(episodes[turn]["prompt_ids"][row][mask])
+            read[turn] = tokenizer.decode(episodes[turn]["prompt_ids"][row][mask])
         assert read["attempt"] == f"{problem.question}\n\n{common.SOLVE}\n"
         assert read["feedback"] == f"{problem.question}\n\n{common.STUDENT}{z}\n\n{common.CHECK}\n"
         assert read["refinement"].startswith(read["attempt"] + z + "\n")
@@ -67,7 +67,7 @@ def test_each_turn_reads_its_own_episode(sampled):
 def test_verdicts_are_those_of_the_row(sampled):
     """Red if a response is judged by another row's answer, or the first attempt's verdict stands for the second's."""
     problems, episodes, _ = sampled
-    for turn, name in (("turn_1", "rewards_1"), ("turn_2", "rewards_2")):
+    for turn, name in (("attempt", "rewards_1"), ("refinement", "rewards_2")):
         verdicts = [common.verify(text, problem) for text, problem in zip(episodes[turn]["texts"], problems)]
         assert episodes[name].tolist() == verdicts
     assert episodes["rewards_1"].tolist() != episodes["rewards_2"].tolist()
@@ -76,7 +76,7 @@ def test_verdicts_are_those_of_the_row(sampled):
 def test_the_value_of_x_is_read_behind_the_question(sampled):
     """Red if the prefix of the feedback prompt ends inside the question or in the attempt."""
     problems, episodes, tokenizer = sampled
-    turn = episodes["turn_g"]
+    turn = episodes["feedback"]
     for row, problem in enumerate(problems):
         ids = turn["prompt_ids"][row][turn["prompt_mask"][row].bool()]
         assert tokenizer.decode(ids[: turn["prefix_length"][row]]) == f"{problem.question}\n\n"
@@ -197,14 +197,14 @@ def test_metrics_follow_from_the_episodes(finished):
     for episode in episodes:
         problem = common.Problem(episode["question"], episode["answer"])
         assert (training if episode["phase"] == "rollout" else held_out)[problem.question] == problem.answer
-        assert episode["rewards_1"] == common.verify(episode["attempt"], problem)
-        assert episode["rewards_2"] == common.verify(episode["refinement"], problem)
+        assert episode["reward_1"] == common.verify(episode["attempt"], problem)
+        assert episode["reward_2"] == common.verify(episode["refinement"], problem)
     sizes = {"rollout": finished.rollout_size, "eval": finished.eval_size}
     expected = Counter({(n, "eval"): 4 for n in (0, 5, 10, 12)} | {(n, "rollout"): 4 for n in (5, 10, 12)})
     assert Counter((episode["iteration"], episode["phase"]) for episode in episodes) == expected
     for iteration, phase in expected:
         part = [e for e in episodes if (e["iteration"], e["phase"]) == (iteration, phase)]
-        first, second = ([episode[name] for episode in part] for name in ("rewards_1", "rewards_2"))
+        first, second = ([episode[name] for episode in part] for name in ("reward_1", "reward_2"))
         metrics = {
             "accuracy_1": sum(first) / sizes[phase],
             "accuracy_2": sum(second) / sizes[phase],
@@ -222,7 +222,7 @@ def test_metrics_follow_from_the_episodes(finished):
 
 def test_truncated_responses_are_counted(small, coin_rewards):
     """Red if a response that no end of sequence closed is not counted, or one that was closed is."""
-    args = small(iterations=1, max_new_tokens=2, max_feedback_tokens=100)
+    args = small(iterations=1, temperature=1.0, max_new_tokens=2, max_feedback_tokens=100)
     mlmt_rl.main(args)
     rollout = [row for row in episode_rows(args) if row["phase"] == "rollout"]
     assert [row["truncated"] for row in rollout] == [["attempt", "refinement"]] * 4
@@ -273,7 +273,7 @@ def test_evaluations_differ_only_by_the_weights(small, tmp_path, coin_rewards):
 
 
 def weights(args: mlmt_rl.Args, iteration: int) -> dict[str, dict[str, torch.Tensor]]:
-    """The weights of solver, feedback model and value head in a checkpoint; at iteration 0 those of the embedded model."""
+    """The weights of solver, feedback model and value head in a checkpoint; 0: the embedded model's."""
     if iteration == 0:
         return dict.fromkeys(("solver", "feedback"), load_file(REPO / "tiny" / "model.safetensors"))
     folder = Path(args.run_dir) / f"checkpoint-{iteration:06d}"
@@ -335,7 +335,8 @@ def test_shaping_compares_with_the_updated_solver(small, tmp_path, monkeypatch):
     generate, snapshots, judged = mlmt_rl.generate, [], []
 
     def verify_all(responses, problems):  # the fifth verdicts of a run, after two evaluated and two sampled turns: R*
-        judged.append([1 - coin(*pair) if len(judged) == 4 else coin(*pair) for pair in zip(responses, problems)])
+        verdicts = coins(responses, problems)
+        judged.append([1 - verdict for verdict in verdicts] if len(judged) == 4 else verdicts)
         return judged[-1]
 
     def recording(model, tokenizer, prompts, max_new_tokens, args):

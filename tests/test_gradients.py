@@ -1,8 +1,8 @@
 """The losses' gradients against exact ones, by enumeration.
 
-The policies are two small random Llamas over three tokens (0 ends a response) with responses of at most two tokens: seven
-responses in each of three turns, 343 episodes. The expected gradient of a loss over all of them, each weighted by its
-probability, is compared with autograd through the objective itself, written here without anything of the script.
+The policies are two small random Llamas over three tokens (0 ends a response) with responses of at most two tokens:
+seven responses in each of three turns, 343 episodes. The expected gradient of a loss over all of them, each weighted
+by its probability, is compared with autograd through the objective itself, written here without anything of the script.
 """
 
 import itertools
@@ -42,7 +42,7 @@ def prompt_of(turn: str, z: int, g: int) -> list[int]:
 
 
 def make_turn(turn: str, model, reference) -> dict:
-    """All 343 episodes' responses of one turn, as `generate` lays them out: left-padded prompts, right-padded responses."""
+    """All 343 episodes' responses of one turn, laid out as `generate` does: prompts left-, responses right-padded."""
     prompts = [prompt_of(turn, z, g) for z, g, _ in EPISODES]
     responses = [RESPONSES[{"1": z, "g": g, "2": y}[turn]] for z, g, y in EPISODES]
     P = max(map(len, prompts))
@@ -189,7 +189,7 @@ def test_gae_is_unbiased_with_exact_values_only(name):
 
 
 def test_k1_in_the_reward_follows_the_objective():
-    """Default estimator: solver and feedback each follow E[R] - beta KL(pi || pi_ref), later tokens and turns included."""
+    """Default estimator: each model follows E[R] - beta KL(pi || pi_ref), later tokens and turns included."""
     beta, beta_h = 0.3, 0.2
     advantages = credit(arbitrary_values(), kl=KL, kl_coef=beta, guidance_kl_coef=beta_h)
     solver = expected_gradient("1", advantages["1"]) + expected_gradient("2", advantages["2"])
@@ -286,13 +286,13 @@ def test_full_and_stop_differ_on_the_trunk_by_the_value_term(advantage):
         results[stop] = gradient(FEEDBACK), gradient(head)
     values = mlmt_rl.prefix_values(head, mlmt_rl.hidden_states(FEEDBACK, TURNS["g"], rows), TURNS["g"], rows)
     value_term = gradient(FEEDBACK, 0.1 * (values - rewards[:, None]).pow(2).mean())
-    assert value_term.abs().max() > 1e-3
-    assert same(results[False][0] - results[True][0], value_term)
+    assert value_term.abs().max() > 1e-2
+    assert torch.allclose(results[False][0], results[True][0] + value_term, rtol=1e-5, atol=TOLERANCE)
     assert same(results[False][1], results[True][1]) and results[True][1].abs().max() > 1e-3
 
 
 def test_values_see_their_prefix_and_nothing_after_it():
-    """V(x) is one number, V(x,z) one for each z, V(x,z,g) one for each (z, g), and all are plain states at prefix ends."""
+    """V(x) is one number, V(x,z) one for each z, V(x,z,g) one for each (z, g): plain states at prefix ends."""
     torch.manual_seed(7)
     head, rows = torch.nn.Linear(12, 1), torch.arange(343)
     values = mlmt_rl.prefix_values(head, mlmt_rl.hidden_states(FEEDBACK, TURNS["g"], rows), TURNS["g"], rows)

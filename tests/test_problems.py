@@ -4,8 +4,11 @@ import csv
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from conftest import read_jsonl, small_args, write_jsonl
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 import common
@@ -58,9 +61,6 @@ def test_columns_of_math(tmp_path):
 
 def test_every_file_type_gives_the_same_problems(tmp_path):
     """Red if the answer to a question depends on the type of the file it stands in."""
-    pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
     write_csv(tmp_path / "rows.csv", MATH_ROWS)
     write_jsonl(tmp_path / "rows.jsonl", MATH_ROWS)
     (tmp_path / "rows.json").write_text(json.dumps(MATH_ROWS, indent=1), encoding="utf-8")
@@ -131,7 +131,8 @@ def test_the_splits_of_a_file(math_file):
     assert {split: len(problems) for split, problems in splits.items() if not problems} == {}
     assert not set(splits["train"]) & set(splits["test"])
     assert set(splits["train"]) | set(splits["test"]) == set(splits["all"])
-    assert len(splits["train"]) > 3 * len(splits["test"])
+    rows = [int(problem.id.split()[-1]) for problem in splits["test"]]
+    assert rows == [9, 13, 15, 20, 25, 30, 44]  # by a hash that is the same in every process
     path = write_csv(Path(math_file).with_name("half.csv"), MATH_ROWS[::-2])
     for split in ("train", "test"):
         questions = {problem.question for problem in splits[split]}
@@ -139,7 +140,7 @@ def test_the_splits_of_a_file(math_file):
 
 
 def test_evaluation_questions_are_not_trained_on(tmp_path, math_file):
-    """Red if a question of the evaluation set is trained on: from another file, in another layout, or left out of it."""
+    """Red if a question of the evaluation set is trained on: of another file, in another layout, not drawn for it."""
     held_out = [row | {"question": row["question"].replace("\n", "  ")} for row in MATH_ROWS[:20]]
     path = write_jsonl(tmp_path / "held_out.jsonl", held_out)
     training, evaluation = common.load_train_and_eval(math_file, "all", path, "all", eval_size=5)
@@ -238,12 +239,8 @@ def test_without_a_question_the_prefix_is_the_prompt(tokenizer):
 def test_special_tokens_come_from_the_template_or_the_tokenizer(tokenizer):
     """Red if a beginning-of-sequence token is missing without a template, or doubled with one that writes it."""
     tokenizer.add_special_tokens({"bos_token": "<bos>"})
-    tokenizer._tokenizer.post_processor = None
-    from tokenizers.processors import TemplateProcessing
-
-    tokenizer._tokenizer.post_processor = TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
-    )
+    bos = ("<bos>", tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[bos])
     messages = common.feedback_messages(PROBLEM, "1:17")
     for question in ("", PROBLEM.question):
         ids, _ = common.encode_prompt(tokenizer, messages, question)
@@ -286,8 +283,8 @@ def test_one_iteration_on_real_problems(name, tmp_path):
     assert [row["phase"] for row in episodes] == ["eval"] * held_out + ["rollout"] * 4 + ["eval"] * held_out
     for row in episodes:
         assert known[row["id"]] == (row["question"], row["answer"])
-        assert row["rewards_1"] in (0.0, 1.0) and row["rewards_2"] in (0.0, 1.0)
+        assert row["reward_1"] in (0.0, 1.0) and row["reward_2"] in (0.0, 1.0)
         assert all(isinstance(row[turn], str) for turn in ("attempt", "feedback", "refinement"))
     metrics = read_jsonl(tmp_path / "run" / "metrics.jsonl")
-    assert metrics[1]["rollout/reward"] == sum(row["rewards_2"] for row in episodes if row["phase"] == "rollout") / 4
+    assert metrics[1]["rollout/reward"] == sum(row["reward_2"] for row in episodes if row["phase"] == "rollout") / 4
     assert metrics[1]["losses/entropy"] > 0

@@ -73,7 +73,12 @@ def start(args: mlmt_rl.Args) -> subprocess.Popen:
     """The script in a process of its own, by the command that common.command_line makes of its flags."""
     words = shlex.split(common.command_line(args, "mlmt_rl.py"))
     return subprocess.Popen(
-        [sys.executable, *words[1:]], cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, *words[1:]],
+        cwd=REPO,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
     )
 
 
@@ -124,7 +129,7 @@ def test_five_kills_change_nothing(finished, tmp_path):
     """Red if anything that a run goes on from is missing in a checkpoint, or if what came after one is not cut."""
     run_dir = tmp_path / "killed"
     args = replace(finished, run_dir=str(run_dir), if_run_exists="resume", keep_checkpoints=2)
-    rng = random.Random(7)
+    rng = random.Random(10)
     resumed_from, rows_cut = [], 0
     for kill in range(5):
         last = common.last_checkpoint(run_dir)
@@ -163,7 +168,7 @@ def test_five_kills_change_nothing(finished, tmp_path):
 def test_ctrl_c_says_how_to_go_on(finished, tmp_path):
     """Red if Ctrl-C prints a traceback, exits with another code, or names a command that does not finish the run."""
     run_dir = tmp_path / "a folder"  # the blank must survive the shell
-    process = start(replace(finished, run_dir=str(run_dir), iterations=5, save_every=2))
+    process = start(replace(finished, run_dir=str(run_dir), iterations=10, save_every=2))
     try:
         wait_for_rows(process, run_dir, None, 4)
         process.send_signal(signal.SIGINT)
@@ -174,13 +179,13 @@ def test_ctrl_c_says_how_to_go_on(finished, tmp_path):
     (line,) = errors.strip().splitlines()
     assert str(common.last_checkpoint(run_dir)) in line
     before = metric_lines(run_dir)
-    assert len(before) < 6
+    assert len(before) < 11
 
     command = line.split("go on with: ")[1]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     ended = subprocess.run(command, shell=True, cwd=REPO, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert metric_lines(run_dir) == metric_lines(finished.run_dir)[:6]  # iteration 5 is evaluated in both
+    assert metric_lines(run_dir) == metric_lines(finished.run_dir)[:11]  # iteration 10 is evaluated in both
 
 
 # ---- in this process -----------------------------------------------------------------------------------------------
@@ -203,7 +208,7 @@ def test_two_iterations_and_two_more_are_four(small, tmp_path, coin_rewards, fla
     mlmt_rl.main(small(iterations=4, if_run_exists="resume", **parts))
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
     rows = read_jsonl(tmp_path / "whole" / "metrics.jsonl")[1:]
-    assert all(row["losses/grad_norm_solver"] and row["losses/grad_norm_value"] for row in rows)
+    assert all(row["losses/grad_norm_solver"] > 0 and row["losses/grad_norm_value"] > 0 for row in rows)
 
 
 def test_a_seed_fixes_the_run(small, tmp_path, coin_rewards):
@@ -286,6 +291,73 @@ def test_checkpoints_are_plain_model_folders(finished):
             tokenizer, own = (AutoTokenizer.from_pretrained(path) for path in (folder / name, REPO / "tiny"))
             text = "Ann has 12 keys.\n1:gets 5"
             assert tokenizer(text).input_ids == own(text).input_ids
+
+
+class Killed(BaseException):
+    """Ends a function where a kill would."""
+
+
+class Saved:
+    """Stands for a model or a tokenizer: writes one file."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / self.name).write_text("first half, ")
+        os.stat(folder)  # a moment at which a kill finds half a file
+        (folder / self.name).write_text("first half, second half")
+
+
+CHECKPOINT_FILES = {"solver/weights", "solver/tokenizer", "trainer.pt"}
+
+
+def test_a_kill_at_any_moment_leaves_whole_checkpoints(tmp_path, monkeypatch):
+    """Red if a folder has a checkpoint's name before all its files are on the disk, or while it is being deleted."""
+    events = []  # what was called, in order; the last call of each round is one later than in the round before
+
+    def killed_at(moment: int, function):
+        def call(*args, **kwargs):
+            events.append((function.__name__, str(args[0])))
+            if function is os_fsync:
+                events[-1] = ("fsync", os.fstat(args[0]).st_ino)
+            if len(events) == moment:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return call
+
+    os_fsync = os.fsync
+    watched = [(torch, "save"), (os, "fsync"), (os, "replace"), (os, "stat"), (os, "rename"), (shutil, "rmtree")]
+    watched += [(os, "unlink"), (os, "rmdir"), (os, "mkdir")]
+    for moment in range(1, 1000):
+        run_dir = tmp_path / str(moment)
+        run_dir.mkdir()
+        models = {"solver": (Saved("weights"), Saved("tokenizer"))}
+        mlmt_rl.save_checkpoint(run_dir, 1, models, {"iteration": 1}, {}, 1)
+        events.clear()
+        finished = True
+        with monkeypatch.context() as patch:
+            for module, name in watched:
+                patch.setattr(module, name, killed_at(moment, getattr(module, name)))
+            try:
+                mlmt_rl.save_checkpoint(run_dir, 2, models, {"iteration": 2}, {}, 1)
+            except Killed:
+                finished = False
+        last = common.last_checkpoint(run_dir)
+        assert last is not None, events[-1]
+        for folder in run_dir.glob("checkpoint-*[0-9]"):
+            files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+            assert files == CHECKPOINT_FILES, events[-1]
+            assert torch.load(folder / "trainer.pt")["iteration"] == int(folder.name[-6:])
+            assert (folder / "solver" / "weights").read_text() == "first half, second half"
+        if finished:
+            break
+    assert last.name == "checkpoint-000002" and moment > 10
+    renamed = [number for number, (name, _) in enumerate(events) if name in ("replace", "rename")][0]
+    synced = {number for name, number in events[:renamed] if name == "fsync"}
+    assert {file_number(last / name) for name in CHECKPOINT_FILES} <= synced
 
 
 def test_only_the_newest_checkpoints_are_kept(small, tmp_path, coin_rewards):

@@ -1,0 +1,66 @@
+"""Whole runs with models of other families, at real vocabulary sizes and in bfloat16, randomly initialised."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from conftest import small_args
+
+import mlmt_rl
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}\n{% endfor %}<|assistant|>"
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory) -> dict[str, str]:
+    """Folders of a Qwen2 and a Llama whose tokenizers pad with their end token, with and without a chat template."""
+    folders = {}
+    for name, config_class, vocabulary in (
+        ("qwen2", transformers.Qwen2Config, 151_936),
+        ("llama", transformers.LlamaConfig, 128_256),
+    ):
+        torch.manual_seed(0)
+        ends = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": None}
+        config = config_class(vocab_size=vocabulary, num_key_value_heads=1, **SIZES, **ends)
+        folder = tmp_path_factory.mktemp("families") / name
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained("tiny")
+        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.chat_template = TEMPLATE if name == "qwen2" else None
+        tokenizer.save_pretrained(folder)
+        folders[name] = str(folder)
+    return folders
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_two_families_train_together(families, problem_file, tmp_path, dtype, monkeypatch):
+    """Solver and feedback model of different families and templates train, save and resume in either dtype."""
+    # random models are never right: every other response is called right, so that there is something to learn from
+    monkeypatch.setattr(mlmt_rl.common, "verify_all", lambda texts, problems: [i % 2.0 for i in range(len(texts))])
+    flags = {"policy_lm": families["qwen2"], "feedback_lm": families["llama"], "dtype": dtype, "learning_rate": 1e-3}
+    flags |= {
+        "gradient_checkpointing": True,
+        "save_every": 1,
+        "keep_checkpoints": 0,
+        "logits_chunk_size": 16,
+        "eval_every": 1,
+    }
+    whole = small_args(problem_file, tmp_path / "whole", iterations=2, **flags)
+    mlmt_rl.main(whole)
+    parts = small_args(problem_file, tmp_path / "parts", iterations=1, **flags)
+    mlmt_rl.main(parts)
+    parts.iterations, parts.if_run_exists = 2, "resume"
+    mlmt_rl.main(parts)
+    rows = [[json.loads(line) for line in (tmp_path / run / "metrics.jsonl").open()] for run in ("whole", "parts")]
+    for row in rows[0] + rows[1]:
+        del row["charts/seconds"], row["charts/tokens_per_second"]
+    assert rows[0] == rows[1] and len(rows[0]) == 3
+    assert all(row["losses/grad_norm_solver"] > 0 and row["losses/grad_norm_feedback"] > 0 for row in rows[0][1:])
+    for name, family in (("solver", "qwen2"), ("feedback", "llama")):
+        trained = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "whole" / "checkpoint-000002" / name)
+        initial = transformers.AutoModelForCausalLM.from_pretrained(families[family])
+        assert trained.dtype == getattr(torch, dtype) and type(trained) is type(initial)
+        moved = [not torch.equal(a, b.to(a.dtype)) for a, b in zip(trained.parameters(), initial.parameters())]
+        assert all(moved[:1]) and sum(moved) > len(moved) / 2

@@ -1,0 +1,141 @@
+"""The facts that are written in more than one place agree: scripts with each other, the README with the scripts."""
+
+import ast
+import dataclasses
+import importlib.metadata
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = [path for path in sorted(ROOT.glob("*.py")) if path.name != "common.py"]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+IMPORTS = {"numpy", "torch", "transformers", "tyro", "tqdm", "common"}
+OPTIONAL = {"wandb"}
+HEADINGS = ["ROLLOUT", "REWARDS AND ADVANTAGES", "UPDATE", "LOG", "EVAL", "CHECKPOINT"]
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def definitions(path: Path) -> dict[str, str]:
+    """Source of every top-level function of a script."""
+    source = path.read_text(encoding="utf-8")
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    return {node.name: ast.get_source_segment(source, node) for node in functions if node.name != "main"}
+
+
+def test_shared_functions_are_the_same_text():
+    """Same name, same source, in all scripts, unless a line says `# differs: why`."""
+    seen: dict[str, str] = {}
+    for path in SCRIPTS:
+        for name, source in definitions(path).items():
+            if "# differs: " not in source:
+                assert seen.setdefault(name, source) == source, f"{name} in {path.name} is not its sibling's"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_script_keeps_its_shape(path):
+    """Imports, length of the docstring, headings in order, no undone work: what a reader of any script relies on."""
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    top = {name for node in tree.body for name in imported(node)}
+    assert {name for name in top if name not in importlib_stdlib()} <= IMPORTS
+    nested = {name for node in ast.walk(tree) for name in imported(node)} - top
+    assert nested <= OPTIONAL
+    assert len(ast.get_docstring(tree).splitlines()) <= 25
+    positions = [source.index(f"        # ---- {heading}") for heading in HEADINGS]
+    assert positions == sorted(positions)
+    assert not re.search(r"TODO|FIXME|XXX", source)
+
+
+def imported(node) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name.split(".")[0] for alias in node.names]
+    return [node.module.split(".")[0]] if isinstance(node, ast.ImportFrom) else []
+
+
+def importlib_stdlib() -> frozenset[str]:
+    import sys
+
+    return sys.stdlib_module_names
+
+
+def test_common_does_not_import_torch():
+    """Problems, prompts and verifiers are usable without it."""
+    for path in (ROOT / "common.py", *(ROOT / "problems").glob("*.py"), *(ROOT / "verifiers").glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert "torch" not in {name for node in ast.walk(tree) for name in imported(node)}, path.name
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_every_flag_is_read_documented_and_in_the_readme(path):
+    """A flag has a line under it, something reads it, and the README states its default."""
+    module, source = load(path), path.read_text(encoding="utf-8")
+    shared = (ROOT / "common.py").read_text(encoding="utf-8")
+    class_source = source[source.index("class Args") : source.index("# ---- models and rollout")]
+    for field in dataclasses.fields(module.Args):
+        assert re.search(rf"    {field.name}: [^\n]+\n    \"\"\"[^\n]+\"\"\"\n", class_source), field.name
+        assert f"args.{field.name}" in source.replace(class_source, "") + shared, f"nothing reads {field.name}"
+        assert f"`--{flag(field)}`" in README, f"README: --{flag(field)}"
+
+
+def flag(field: dataclasses.Field) -> str:
+    """A flag with its default, as the README writes it."""
+    name, default = field.name.replace("_", "-"), field.default
+    if isinstance(default, bool):
+        return f"{'' if not default else 'no-'}{name}"
+    if isinstance(default, tuple):
+        default = " ".join(map(str, default))
+    return name if default is None else f"{name} {default}"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_readme_explains_every_metric(path):
+    """The glossary has every key of metrics.jsonl, and none that no script writes."""
+    in_glossary = set(re.findall(r"`((?:rollout|losses|eval|charts)/\w+)`", README))
+    assert in_glossary == set(load(path).METRICS)
+
+
+def test_readme_commands():
+    """The first bash block is two one-line commands; the scripts, flags and paths that the README names exist."""
+    block = re.search(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[1]
+    assert len(block.splitlines()) == 2
+    for path in re.findall(r"`((?:tests|verifiers|benchmarks|tiny)/[\w./]*)`", README):
+        assert (ROOT / path).exists(), path
+    flags = {field.name.replace("_", "-") for path in SCRIPTS for field in dataclasses.fields(load(path).Args)}
+    named = {name.removeprefix("no-") for name in re.findall(r"--([a-z][a-z0-9-]+)", README.replace(block, ""))}
+    assert named - flags - {"help", "check"} == set()
+
+
+def test_line_counts_in_the_readme():
+    """The method table states the length of each script."""
+    for path in SCRIPTS:
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{path.name}`"))
+        assert f"| {len(path.read_text(encoding='utf-8').splitlines())} |" in row
+
+
+def test_requirements_are_exact_and_installed():
+    """Each pin is exact, is the version these tests run on, and has its reason in the README."""
+    for line in (ROOT / "requirements.txt").read_text().split():
+        name, version = line.split("==")
+        assert importlib.metadata.version(name).split("+")[0] == version
+        assert re.search(rf"^\| [^|]*\b{name}\b", README, re.MULTILINE), f"README: why {name}?"
+
+
+def test_no_path_of_one_machine_in_the_repository():
+    """Nothing that is committed names a home, work or temporary folder of the machine it was written on."""
+    for path in ROOT.rglob("*"):
+        if (
+            path.suffix in (".py", ".md", ".toml", ".txt", ".json")
+            and ".venv" not in path.parts
+            and "runs" not in path.parts
+        ):
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"(?<![\w.])/(?:home|root|work|tmp|Users)/\w", text), path
