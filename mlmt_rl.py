@@ -124,7 +124,7 @@ class Args:
     """update the feedback model in every n-th iteration only; its value head always learns"""
 
     # ---- optimisation
-    iterations: int = 50
+    iterations: int = 40
     """rollouts, each followed by update_epochs * num_minibatches optimiser steps of each model"""
     learning_rate: float = 2e-4
     """learning rate of the solver (Adam)"""
@@ -132,7 +132,7 @@ class Args:
     """learning rate of the feedback model"""
     value_lr: float = 1e-3
     """learning rate of the value head, constant from the start"""
-    lr_warmup_iterations: int = 10
+    lr_warmup_iterations: int = 5
     """the two models' learning rates rise linearly over so many iterations, then stay"""
     adam_betas: tuple[float, float] = (0.9, 0.95)
     """Adam's decay rates"""
