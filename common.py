@@ -132,8 +132,11 @@ def problem_rows(iteration: int, rollout_size: int, num_problems: int, seed: int
 # config.json, metrics.jsonl, episodes.jsonl, checkpoints.jsonl, checkpoint-000010/ ... A script writes the checkpoints,
 # which hold tensors; the rest is here.
 
-# A resumed run gives the same rows whichever value these have; every other flag must be as it was.
+# A resumed run gives the same rows whichever value these have (but the last iteration is always evaluated); every other
+# flag must be as it was.
 RESUME_MAY_CHANGE = ("run_dir", "if_run_exists", "iterations", "save_every", "keep_checkpoints", "track")
+ROW_FILES = ("metrics.jsonl", "episodes.jsonl", "checkpoints.jsonl")
+UNFINISHED = {"config.json.tmp"}  # all that a run leaves which is killed while it writes its first file
 
 
 def command_line(args, script: str, **changes) -> str:
@@ -164,7 +167,7 @@ def find_run_folder(args) -> tuple[Path, Path | None]:
     name = f"{Path(args.dataset).stem}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
     run_dir = Path(args.run_dir or f"runs/{name}")
     try:
-        occupied = run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir()))
+        occupied = run_dir.exists() and (not run_dir.is_dir() or {path.name for path in run_dir.iterdir()} - UNFINISHED)
     except OSError as error:
         raise InputError(f"--run-dir {run_dir} cannot be read: {error.strerror}") from error
     if not occupied:
@@ -177,7 +180,14 @@ def find_run_folder(args) -> tuple[Path, Path | None]:
         raise InputError(f"--run-dir {run_dir} holds other files than a run's: nothing there is resumed or deleted")
     if args.if_run_exists == "delete":
         return run_dir, None
-    before = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))["args"]
+    for name in ("config.json", *ROW_FILES):
+        try:
+            if name == "config.json":
+                before = json.loads((run_dir / name).read_text(encoding="utf-8"))["args"]
+            else:
+                read_rows(run_dir / name)
+        except (ValueError, KeyError) as error:
+            raise InputError(f"{run_dir / name} is damaged, so the run cannot be resumed: {error}") from error
     now = json.loads(json.dumps(asdict(args)))
     for key in now:
         if key not in RESUME_MAY_CHANGE and before.get(key) != now[key]:
@@ -190,7 +200,7 @@ def open_run_folder(run_dir: Path, args, iteration: int) -> None:
     """Creates the run folder, or cuts what it holds back to the checkpoint of `iteration`, and writes config.json."""
     try:
         if args.if_run_exists == "delete" and run_dir.exists():
-            shutil.rmtree(run_dir)
+            shutil.rmtree(run_dir.rename(run_dir.with_name(run_dir.name + ".deleted")))
         run_dir.mkdir(parents=True, exist_ok=True)
         git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
         packages = {
@@ -198,8 +208,9 @@ def open_run_folder(run_dir: Path, args, iteration: int) -> None:
         }
         config = {"args": asdict(args), "git_commit": git.stdout.strip() or None, "packages": packages}
         write_file(run_dir / "config.json", json.dumps(config, indent=2) + "\n")
-        for name in ("metrics.jsonl", "episodes.jsonl", "checkpoints.jsonl"):
-            cut_rows(run_dir / name, iteration)
+        for name in ROW_FILES:
+            rows = [row for row in read_rows(run_dir / name) if row["iteration"] <= iteration]
+            write_file(run_dir / name, "".join(json.dumps(row) + "\n" for row in rows))
         for leftover in run_dir.glob("checkpoint-*.tmp"):
             shutil.rmtree(leftover)
     except OSError as error:
@@ -239,10 +250,10 @@ def episode_rows(iteration: int, phase: str, problems: list[Problem], episodes: 
     return rows
 
 
-def cut_rows(path: Path, iteration: int) -> None:
-    """Removes from a .jsonl file the rows after an iteration, and a last line that a kill cut short; -1 removes all."""
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a .jsonl file; none if it does not exist. A last line that a kill cut short is left out."""
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    write_file(path, "".join(line + "\n" for line in lines if json.loads(line)["iteration"] <= iteration))
+    return [json.loads(line) for line in lines]
 
 
 # ---- command line --------------------------------------------------------------------------------------------------
@@ -254,8 +265,11 @@ def check_args(args) -> None:
     """Raises InputError for sizes and rates that cannot work, in any script."""
     for field in fields(args):
         value = getattr(args, field.name)
-        if isinstance(value, int) and not isinstance(value, bool) and value < (field.name not in MAY_BE_ZERO):
+        lowest = 0 if isinstance(value, float) or field.name in MAY_BE_ZERO else 1
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not lowest <= value < 2**32:
             raise InputError(f"--{field.name.replace('_', '-')} must not be {value}")
+    if not all(0 <= beta < 1 for beta in args.adam_betas):
+        raise InputError(f"--adam-betas {' '.join(map(str, args.adam_betas))} must be in [0, 1)")
     if not args.temperature > 0 or not 0 < args.top_p <= 1:
         raise InputError(f"--temperature {args.temperature} must be above 0 and --top-p {args.top_p} in (0, 1]")
     if args.rollout_size % args.num_minibatches:

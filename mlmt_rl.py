@@ -92,7 +92,7 @@ class Args:
     """sampling temperature; the log-probabilities under training use the same"""
     top_p: float = 1.0
     """nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained"""
-    generation_batch_size: int = 256
+    generation_batch_size: int = 32
     """most responses sampled side by side (memory only)"""
 
     # ---- algorithm
@@ -144,7 +144,7 @@ class Args:
     """passes over a rollout; with more than one optimiser step the clipped ratio comes into play"""
     clip_coef: float = 0.2
     """epsilon of the clipped ratio"""
-    micro_batch_size: int = 64
+    micro_batch_size: int = 16
     """sequences of one forward and backward pass (memory only)"""
     logits_chunk_size: int = 1024
     """response tokens whose logits exist at once, (chunk, V) in float32 (memory only)"""
@@ -181,7 +181,9 @@ def load_lm(name: str, flag: str, args: Args, device: str, dtype: torch.dtype):
         model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype).to(device)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
-        raise common.InputError(f"{flag} {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        reason = str(error).strip().splitlines()[0]
+        reason = reason if Path(source).is_dir() else f"there is no such folder, and from the hub: {reason}"
+        raise common.InputError(f"{flag} {name} cannot be loaded: {reason}") from error
     if args.chat_template == "on" and not tokenizer.chat_template:
         raise common.InputError(f"--chat-template on: the tokenizer of {flag} {name} has no chat template")
     if args.chat_template == "off":
@@ -215,10 +217,12 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
     own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
     response_ids = torch.full((len(prompts), max_new_tokens), pad_id, device=model.device)  # (B, T)
-    for rows in torch.arange(len(prompts), device=model.device).split(args.generation_batch_size):
-        mask = prompt_mask[rows]
-        output = model.generate(input_ids=prompt_ids[rows], attention_mask=mask, generation_config=sampling)
-        response_ids[rows, : output.shape[1] - P] = output[:, P:]
+    by_length = prompt_mask.sum(1).argsort(stable=True)  # prompts of like length share a batch: little padding
+    for rows in by_length.split(args.generation_batch_size):
+        longest = int(prompt_mask[rows].sum(1).max())
+        ids, mask = prompt_ids[rows][:, -longest:], prompt_mask[rows][:, -longest:]
+        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=sampling)
+        response_ids[rows, : output.shape[1] - longest] = output[:, longest:]
     model.generation_config = own_config
     ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
     response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
@@ -254,6 +258,12 @@ def run_episodes(solver, feedback, tokenizers, problems: list[common.Problem], a
 
 
 # ---- log-probabilities and values ----------------------------------------------------------------------------------
+
+
+def micro_batches(turn: dict, rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    """The rows in micro-batches of like length, so that one long problem does not pad all others."""
+    lengths = turn["prompt_mask"][rows].sum(1) + turn["response_mask"][rows].sum(1)
+    return rows[lengths.argsort(stable=True)].split(size)
 
 
 def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
@@ -321,12 +331,14 @@ def prefix_values(value_head, hidden: torch.Tensor, turn: dict, rows: torch.Tens
 @torch.no_grad()
 def score(model, turn: dict, args: Args, value_head=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-probabilities (B, T), entropies (B, T) and values (B, 3; without a value head (B, 0)), without gradient."""
+    batches = micro_batches(turn, torch.arange(len(turn["response_ids"]), device=model.device), args.micro_batch_size)
     parts = []
-    for rows in torch.arange(len(turn["texts"]), device=model.device).split(args.micro_batch_size):
+    for rows in batches:
         hidden = hidden_states(model, turn, rows)  # (b, P+T, D)
         values = hidden.new_zeros(len(rows), 0) if value_head is None else prefix_values(value_head, hidden, turn, rows)
         parts.append((*token_logprobs(model, hidden, turn, rows, args)[:2], values))
-    return tuple(torch.cat(part) for part in zip(*parts))
+    original_order = torch.cat(batches).argsort()
+    return tuple(torch.cat(part)[original_order] for part in zip(*parts))
 
 
 # ---- the method ----------------------------------------------------------------------------------------------------
@@ -405,7 +417,7 @@ def accumulate_gradients(
     policy = value = 0.0
     trained = advantages is not None
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
-    for mb in rows.split(args.micro_batch_size):
+    for mb in micro_batches(turn, rows, args.micro_batch_size):
         with torch.set_grad_enabled(trained):
             hidden = hidden_states(model, turn, mb)  # (b, P+T, D)
         loss = torch.zeros(len(mb), device=hidden.device)
@@ -543,10 +555,12 @@ def main(args: Args) -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     feedback_lm = args.feedback_lm or args.policy_lm
-    solver, solver_tokenizer = load_lm(str(resumed / "solver") if resumed else args.policy_lm, "--policy-lm", *place)
-    feedback, feedback_tokenizer = load_lm(
-        str(resumed / "feedback") if resumed else feedback_lm, "--feedback-lm", *place
-    )
+    if resumed:
+        solver, solver_tokenizer = load_lm(str(resumed / "solver"), "the checkpoint", *place)
+        feedback, feedback_tokenizer = load_lm(str(resumed / "feedback"), "the checkpoint", *place)
+    else:
+        solver, solver_tokenizer = load_lm(args.policy_lm, "--policy-lm", *place)
+        feedback, feedback_tokenizer = load_lm(feedback_lm, "--feedback-lm", *place)
     tokenizers = (solver_tokenizer, feedback_tokenizer)
     # The KL reference is the initial policy; one copy serves both models where they start from the same weights.
     reference = feedback_reference = load_lm(args.policy_lm, "--policy-lm", *place)[0].requires_grad_(False)
@@ -573,8 +587,9 @@ def main(args: Args) -> None:
             raise common.InputError(reason) from error
         start, start_time = trainer["iteration"], time.time() - trainer["seconds"]
         value_head.load_state_dict(trainer["value_head"])
-        for optimizer, state, masters in zip(optimizers, trainer["optimizers"], trainer["masters"]):
+        for optimizer, state in zip(optimizers, trainer["optimizers"]):
             optimizer.load_state_dict(state)
+        for optimizer, masters in zip(optimizers, trainer["masters"]):  # saved for bfloat16 only
             for weight, master in zip(optimizer.param_groups[0]["params"], masters):
                 weight.data.copy_(master)
         torch.set_rng_state(trainer["rng"].cpu())

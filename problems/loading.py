@@ -162,9 +162,9 @@ def load_train_and_eval(
 
     Every question of the whole evaluation split is removed from training, whichever files the two come from.
     """
+    training = load_problems(dataset, split, min_level=min_level)
     held_out = load_problems(eval_dataset, eval_split)
     questions = {" ".join(problem.question.split()) for problem in held_out}
-    training = load_problems(dataset, split, min_level=min_level)
     training = [problem for problem in training if " ".join(problem.question.split()) not in questions]
     if not training:
         raise InputError(f"every problem of {dataset} ({split}) is in the evaluation set {eval_dataset} ({eval_split})")

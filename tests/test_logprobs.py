@@ -80,7 +80,7 @@ def test_sampler_is_trainer(family, temperature, monkeypatch):
         return output.sequences
 
     monkeypatch.setattr(model, "generate", generate_and_keep_scores)
-    turn = sample(model, args)
+    turn = sample(model, args, sorted(PROMPTS, key=lambda prompt: len(prompt[0])))  # the order it samples in
     assert model.generation_config.to_dict() == before
     at_sampling = torch.stack(scores, 1).log_softmax(-1)  # (B, T, V)
     T = at_sampling.shape[1]
