@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-# Waiting threads soon go to sleep: where cores are shared, threads that spin for long made small models six times slower.
+# Waiting threads soon go to sleep: where cores are shared, spinning ones made small models six times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import numpy as np
