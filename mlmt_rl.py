@@ -210,6 +210,9 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
     P = max(len(ids) for ids, _ in prompts)
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context and P + max_new_tokens > context:  # an earlier turn, tokenized again, took more tokens than allowed for
+        raise common.InputError(f"a prompt of {P} tokens and {max_new_tokens} new ones exceed the context of {context}")
     prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
     prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
     sampling = GenerationConfig(do_sample=True, temperature=args.temperature, top_k=0, top_p=args.top_p)

@@ -285,3 +285,11 @@ def test_bf16_gradients_are_gathered_in_float32():
     assert all(gradient.dtype == torch.float32 for gradient in together)
     assert close(together, total, 2e-2)  # the parts were divided by 5 before and after rounding to bf16
     assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_sampling_never_leaves_the_context():
+    """A prompt that grew past the check at the start stops the run in one sentence, not in garbage or a traceback."""
+    model = random_model("llama", max_position_embeddings=16)
+    assert sample(model, make_args(max_new_tokens=9))["response_ids"].shape == (5, 9)  # 7 + 9 tokens fit exactly
+    with pytest.raises(mlmt_rl.common.InputError, match="a prompt of 7 tokens and 10 new ones"):
+        sample(model, make_args(max_new_tokens=10))
