@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from verifiers import math_answers
-from verifiers.math_answers import equivalent, extract_answer, verify_math
+from benchmarks.hostile_answers import hostile_pair
+from verifiers import expressions, math_answers
+from verifiers.math_answers import equivalent, extract_answer, judge_math, verify_math
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"  # labelled cases and data sets, not part of the repository
 
@@ -371,10 +373,10 @@ def test_hostile_responses_are_wrong_in_bounded_time(name, no_swallowed_fault):
     ("write", "bound"),
     [
         (lambda n: "2.0" + " " * (n - 4) + "%", math_answers.MAX_ANSWER),
-        (lambda n: "2+" + "0" * (n - 2), math_answers.MAX_EXPRESSION),
-        (lambda n: "(" * n + "2" + ")" * n, math_answers.MAX_NESTING),
-        (lambda n: f"{n}!/{n}!+1", math_answers.MAX_FACTORIAL),
-        (lambda n: rf"\cos({n})-\cos({n})+2", math_answers.MAX_ARGUMENT),
+        (lambda n: "2+" + "0" * (n - 2), expressions.MAX_EXPRESSION),
+        (lambda n: "(" * n + "2" + ")" * n, expressions.MAX_NESTING),
+        (lambda n: f"{n}!/{n}!+1", expressions.MAX_FACTORIAL),
+        (lambda n: rf"\cos({n})-\cos({n})+2", expressions.MAX_ARGUMENT),
     ],
 )
 def test_beyond_a_bound_nothing_is_right(write, bound):
@@ -389,21 +391,58 @@ def test_longer_lists_are_equal_only_as_strings():
         assert equivalent(answer, answer)
 
 
-def test_an_expensive_right_answer_is_bounded(no_swallowed_fault):
-    items = [f"{n}" + "*2999!/2999!" * 20 for n in (6, 5, 4, 3, 2, 1)]  # no item finds its partner at the first try
-    start = time.perf_counter()
-    assert verify_math(r"\boxed{" + ",".join(items) + "}", "1,2,3,4,5,6")
-    assert not verify_math(r"\boxed{" + ",".join(items) + "}", "1,2,3,4,5,7")
-    assert time.perf_counter() - start < 4
+def test_the_budget_of_a_verdict(no_swallowed_fault):
+    """Two dozen real expressions in any order are within it; right answers made expensive on purpose are undecided."""
+    answers = [rf"\frac{{\sqrt{{{n}}}+x^{n}}}{{{n}}}" for n in range(1, 25)]
+    golds = [rf"(\sqrt{{{n}}}+x^{{{n}}})/{n}" for n in range(24, 0, -1)]
+    assert judge_math(rf"\boxed{{{','.join(answers)}}}", ",".join(golds)) is True
+    items = [f"{n}" + "*2999!/2999!" * 20 for n in (6, 5, 4, 3, 2, 1)]
+    assert judge_math(rf"\boxed{{{items[0]}}}", "6") is True
+    assert judge_math(rf"\boxed{{{','.join(items)}}}", "1,2,3,4,5,6") is None
+    boxes = " and ".join(rf"\boxed{{{item}}}" for item in items * 5)
+    assert judge_math(boxes, "6") is None
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "verdict"),
+    [
+        (r"\boxed{6}", "6", True),
+        (r"\boxed{5}", "6", False),
+        ("I do not know.", "6", False),
+        (r"\boxed{blue}", "6", False),
+        (r"\boxed{5}", r"\int_0^1 x", False),
+        (r"\boxed{9^{9^{9}}}", "6", None),
+        (r"\boxed{5000!}", "6", None),
+        (r"\boxed{" + "1+" * 300 + "1}", "6", None),
+        (r"\boxed{" + "1," * 30 + "1}", "2," * 30 + "1", None),
+        (r"\boxed{" + "x" * 2000 + "}", "6", None),
+    ],
+)
+def test_undecided_is_what_a_bound_cuts_short(response, gold, verdict):
+    assert judge_math(response, gold) is verdict
+    assert verify_math(response, gold) is (verdict is True)
+
+
+def test_work_on_hostile_pairs_is_bounded(no_swallowed_fault):
+    """No generated pair, hostile on both sides, takes half a second; benchmarks/verifiers.py measures ten thousand."""
+    generator = random.Random(0)
+    for _ in range(400):
+        response, gold = hostile_pair(generator)
+        seconds: list[float] = []
+        while len(seconds) < 3 and (not seconds or min(seconds) > 0.5):  # again, if it may have been the machine
+            start = time.perf_counter()
+            assert judge_math(response, gold) in (True, False, None)
+            seconds.append(time.perf_counter() - start)
+        assert min(seconds) < 0.5, (response[-300:], gold)
 
 
 def test_a_fault_warns_and_counts_as_wrong(monkeypatch):
-    def broken(expression):
+    def broken(expression, work):
         raise RuntimeError("a fault")
 
     monkeypatch.setattr(math_answers, "values", broken)
     with pytest.warns(UserWarning, match="a fault"):
-        assert not verify_math(r"\boxed{2+2}", "4")
+        assert judge_math(r"\boxed{2+2}", "4") is None
 
 
 PIECES = [*r"0 1 9 9999 x y e i + - * / ^ _ ! | = < > , ; : . ( ) [ ] { } % $ & ' ² ½ − π ∞".split(" ")]
@@ -448,4 +487,4 @@ def test_threads_agree_and_the_precision_of_mpmath_stays():
         verdicts = list(pool.map(lambda pair: equivalent(*pair), pairs))
     assert verdicts == [True] * len(EQUAL) + [False] * len(DIFFERENT) + verdicts[: len(EQUAL) + len(DIFFERENT)] * 2
     assert mpmath.mp.dps == 15  # its default
-    assert math_answers.CONTEXT.dps == math_answers.DIGITS
+    assert expressions.CONTEXT.dps == expressions.DIGITS

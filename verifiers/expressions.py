@@ -1,0 +1,292 @@
+r"""Values of mathematical expressions in LaTeX or plain text, within bounds.
+
+    values(r"\frac{x^2-1}{x+1}", Work())  # its value at each of POINTS points, exact fractions as far as possible
+
+A calculator reads an expression by operator precedence and computes on the way; nothing is executed, nothing is
+simplified. Numbers are exact fractions until they meet a root, a function or a bound; then they continue with DIGITS
+digits. Every step is bounded, and all the steps of a verdict together are, so there is no timeout to wait for.
+"""
+
+import math
+import operator
+import random
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+import mpmath
+
+MAX_WORK = 10_000  # steps of one verdict; most take some microseconds
+MAX_EXPRESSION = 400  # characters of an expression that is evaluated
+MAX_NESTING = 60  # brackets, exponents and commands inside each other in one expression
+MAX_BITS = 40_000  # size of exact fractions; larger ones continue as floating-point numbers
+MAX_LOG = 10**7  # |log| of a power
+MAX_FACTORIAL = 3_000  # argument of a factorial, entries of a binomial coefficient
+MAX_ARGUMENT = 10**12  # magnitude of the argument of any other function
+
+POINTS = 4  # points at which expressions with variables are compared
+DIGITS = 30  # decimal digits of a floating-point evaluation
+TOLERANCE = mpmath.mpf(10) ** -18  # relative; for the rounding errors of that evaluation, not for approximate answers
+
+# A context of our own, so that mpmath.mp keeps its precision. We call only arithmetic and the functions in FUNCTIONS,
+# which read the precision and never change it on the way, so threads may share the context.
+CONTEXT = mpmath.MPContext()
+CONTEXT.dps = DIGITS
+Number = Fraction | CONTEXT.mpf | CONTEXT.mpc  # exact, or floating point, real or complex
+
+
+class Unreadable(Exception):
+    """An expression that the calculator cannot evaluate."""
+
+
+class OutOfBounds(Unreadable):
+    """An expression that may have a value, but one beyond the bounds of this file."""
+
+
+class WorkDone(Exception):
+    """All the steps that a verdict may take have been taken."""
+
+
+class Work:
+    """What one verdict may still cost, what it has computed, and whether a bound has cut it short."""
+
+    def __init__(self):
+        self.left = MAX_WORK
+        self.known: dict[str, list[Number | None] | Unreadable] = {}
+        self.cut_short = False
+
+    def spend(self, steps: int) -> None:
+        self.left -= steps
+        if self.left < 0:
+            raise WorkDone
+
+
+# An argument of one digit without braces: \frac12, \frac{1}2, \sqrt2, \log_2.
+DIGIT_ARGUMENT = re.compile(r"(\\(?:frac|binom)\s*(?:\{[^{}]*\})?|\\sqrt|_)\s*(\d)")
+MIXED_NUMBER = re.compile(r"(?<![\w.^}])(\d+)\s*(\\frac\s*\{(\d+)\}\s*\{(\d+)\})")  # 1\frac{1}{2}
+REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}")  # 0.1\overline{6}
+NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
+LETTERS = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|varphi|chi|psi|omega|Delta|Gamma|Omega"
+VARIABLE = re.compile(rf"(?:[A-Za-z]|\\(?:{LETTERS})(?![A-Za-z]))(?:_\w|_\{{\w+\}})?")
+WORD = re.compile(r"[A-Za-z]{4,}")  # prose, not the product of four variables
+TOKEN = re.compile(rf"{NUMBER.pattern}|{WORD.pattern}|{VARIABLE.pattern}|\\[A-Za-z]+|\S")
+OPERAND = re.compile(r"[A-Za-z\d.\\({]")  # how a factor begins
+
+PAIRS = {"(": ")", "[": "]", "{": "}"}
+BINDING = {"+": 1, "-": 1, "*": 2, "/": 2, "^": 3}
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+CONSTANTS = {"e": +CONTEXT.e, r"\pi": +CONTEXT.pi, "i": CONTEXT.mpc(0, 1)}
+FUNCTIONS: dict[str, Callable] = {
+    **{rf"\{name}": getattr(CONTEXT, name) for name in "sin cos tan sinh cosh tanh ln exp floor ceil".split()},
+    **{rf"\arc{name}": getattr(CONTEXT, f"a{name}") for name in "sin cos tan".split()},
+    **{r"\log": CONTEXT.ln, r"\abs": abs},
+    r"\csc": lambda x: 1 / CONTEXT.sin(x),
+    r"\sec": lambda x: 1 / CONTEXT.cos(x),
+    r"\cot": lambda x: 1 / CONTEXT.tan(x),
+}
+
+
+def values(expression: str, work: Work) -> list[Number | None]:
+    """The values at all points, None where there is none; one value if there is no variable.
+
+    Raises Unreadable, OutOfBounds, and WorkDone when `work` is used up.
+    """
+    if expression not in work.known:
+        try:
+            work.known[expression] = evaluate_at_points(expression, work)
+        except Unreadable as error:
+            work.known[expression] = error
+    known = work.known[expression]
+    if isinstance(known, Unreadable):
+        raise known
+    return known
+
+
+def evaluate_at_points(expression: str, work: Work) -> list[Number | None]:
+    tokens = tokenize(expression)
+    work.spend(1 + len(expression) // 50)
+    constant = not any(VARIABLE.fullmatch(token) and token not in CONSTANTS for token in tokens)
+    results: list[Number | None] = []
+    for point in range(1 if constant else POINTS):
+        calculator = Calculator(tokens, point, work)
+        try:
+            results.append(calculator.evaluate(0))
+        except (ArithmeticError, ValueError):  # such as a division by zero
+            results.append(None)
+        else:
+            if calculator.tokens:
+                raise Unreadable
+    return results
+
+
+def tokenize(expression: str) -> list[str]:
+    """The tokens of an expression, the last one first."""
+    if len(expression) > MAX_EXPRESSION:
+        raise OutOfBounds
+    s = expression
+    for _ in range(2):  # \frac has two arguments; |x| may stand inside another |x|
+        s = DIGIT_ARGUMENT.sub(r"\1{\2}", s)
+        s = re.sub(r"\|([^|]+)\|", r"\\abs{\1}", s)
+    s = REPEATING.sub(lambda m: f"({m[1]}.{m[2]}0+{m[3]}/{'9' * len(m[3])}{'0' * len(m[2])})", s)
+    s = MIXED_NUMBER.sub(lambda m: f"({m[1]}+{m[2]})" if int(m[3]) < int(m[4]) else m[0], s)
+    if re.search(r"\d\s*\{|\d\s+[\d.]", s):  # "5{2}" and "5 2" look like 52 and would be read as 10
+        raise Unreadable
+    tokens = [re.sub(r"[{}]", "", token) if len(token) > 1 else token for token in TOKEN.findall(s)]
+    if any(WORD.fullmatch(token) for token in tokens):
+        raise Unreadable
+    return tokens[::-1]
+
+
+class Calculator:
+    """Evaluates one expression at one point. tokens[-1] is the next one; `depth` counts the calls inside each other."""
+
+    def __init__(self, tokens: list[str], point: int, work: Work):
+        self.tokens, self.point, self.work = tokens.copy(), point, work
+
+    def evaluate(self, depth: int, binding: int = 0) -> Number:
+        """Read one operand and every operator after it that binds tighter than `binding`."""
+        tokens = self.tokens
+        self.enter(depth)
+        if tokens[-1] in ("+", "-"):
+            negative = tokens.pop() == "-"
+            value = self.evaluate(depth + 1, max(binding, BINDING["-"]))
+            value = -value if negative else value
+        else:
+            value = self.operand(depth)
+        while tokens:
+            if tokens[-1] == "!":
+                tokens.pop()
+                if tokens and tokens[-1] == "!":
+                    raise Unreadable  # the double factorial is not the factorial of a factorial
+                self.work.spend(1 + small_integer(value) // 100)
+                value = Fraction(math.factorial(small_integer(value)))
+                continue
+            side_by_side = bool(OPERAND.match(tokens[-1]))
+            sign = "*" if side_by_side else tokens[-1]
+            if BINDING.get(sign, 0) <= binding:
+                break
+            if not side_by_side:
+                tokens.pop()
+            tighter_than = BINDING[sign] - (sign == "^")  # a tower of powers binds from the right
+            right = self.evaluate(depth + 1, tighter_than)
+            value = self.power(value, right) if sign == "^" else self.calculate(sign, value, right)
+        return value
+
+    def enter(self, depth: int) -> None:
+        if depth > MAX_NESTING:
+            raise OutOfBounds
+        if not self.tokens:
+            raise Unreadable
+        self.work.spend(1)
+
+    def operand(self, depth: int) -> Number:
+        """A number, a constant, a variable, a bracket, or a function with its arguments."""
+        tokens = self.tokens
+        self.enter(depth)
+        token = tokens.pop()
+        if NUMBER.fullmatch(token):
+            return Fraction(token.rstrip("."))
+        if token in PAIRS:
+            value = self.evaluate(depth + 1)
+            if not tokens or tokens.pop() != PAIRS[token]:
+                raise Unreadable
+            return value
+        if token in CONSTANTS:
+            return CONSTANTS[token]
+        if VARIABLE.fullmatch(token):
+            return coordinate(token, self.point)
+        if token in (r"\frac", r"\binom"):
+            upper, lower = (self.operand(depth + 1) for _ in range(2))
+            if token == r"\frac":
+                return self.calculate("/", upper, lower)
+            self.work.spend(1 + small_integer(upper) // 100)
+            return Fraction(math.comb(small_integer(upper), small_integer(lower)))
+        if token == r"\sqrt":
+            degree = self.operand(depth + 1) if tokens and tokens[-1] == "[" else Fraction(2)
+            return self.power(self.operand(depth + 1), self.calculate("/", Fraction(1), degree))
+        return self.function(token, depth)
+
+    def function(self, name: str, depth: int) -> Number:
+        r"""\sin(x+1), \sin^2 x, \sin^{-1} x, \log_2 8, \ln 2x; without brackets the argument is all side by side."""
+        tokens = self.tokens
+        base = exponent = None
+        while tokens and tokens[-1] in ("_", "^"):
+            if tokens.pop() == "_":
+                base = self.operand(depth + 1)
+            else:
+                exponent = self.evaluate(depth + 1, BINDING["*"])
+        if exponent == -1:
+            name, exponent = name.replace("\\", r"\arc"), None
+        if tokens and tokens[-1] in ("(", "{"):
+            argument = self.operand(depth + 1)
+        else:
+            argument = self.evaluate(depth + 1, BINDING["*"])
+            while tokens and (NUMBER.fullmatch(tokens[-1]) or VARIABLE.fullmatch(tokens[-1]) or tokens[-1] == r"\pi"):
+                argument = self.calculate("*", argument, self.evaluate(depth + 1, BINDING["*"]))
+        if name not in FUNCTIONS or (base is not None and name != r"\log"):
+            raise Unreadable
+        if abs(argument) > MAX_ARGUMENT:
+            raise OutOfBounds
+        value = FUNCTIONS[name](self.inexact(argument))
+        if base is not None:
+            value = value / CONTEXT.ln(self.inexact(base))
+        if not CONTEXT.isfinite(value):
+            raise ZeroDivisionError  # the logarithm of zero
+        return value if exponent is None else self.power(value, exponent)
+
+    def calculate(self, sign: str, a: Number, b: Number) -> Number:
+        """a + b, a - b, a * b or a / b: exact if both are exact and small enough."""
+        if isinstance(a, Fraction) and isinstance(b, Fraction) and bits(a) + bits(b) <= MAX_BITS:
+            self.work.spend(((bits(a) + bits(b)) // 4_000) ** 2)  # reducing a fraction takes quadratic time
+            return OPERATIONS[sign](a, b)
+        return OPERATIONS[sign](self.inexact(a), self.inexact(b))
+
+    def power(self, base: Number, exponent: Number) -> Number:
+        """base ** exponent, exact for an integer exponent; an odd root of a negative number is the real one."""
+        if isinstance(exponent, Fraction):
+            if isinstance(base, Fraction) and exponent.denominator == 1 and abs(exponent) * bits(base) <= MAX_BITS:
+                self.work.spend(1 + int(abs(exponent)) * bits(base) // 1_000)
+                return base ** int(exponent)
+            if exponent.denominator % 2 and exponent.denominator > 1 and not isinstance(base, CONTEXT.mpc) and base < 0:
+                return self.power(-base, exponent) * (-1) ** exponent.numerator
+        base, exponent = self.inexact(base), self.inexact(exponent)
+        if base != 0 and abs(exponent * CONTEXT.ln(base)) > MAX_LOG:
+            raise OutOfBounds
+        self.work.spend(2)
+        return base**exponent
+
+    def inexact(self, value: Number) -> Number:
+        self.work.spend(1 + (bits(value) // 500 if isinstance(value, Fraction) else 0))
+        return inexact(value)
+
+
+def small_integer(value: Number) -> int:
+    if not isinstance(value, Fraction) or value.denominator != 1 or value < 0:
+        raise Unreadable
+    if value > MAX_FACTORIAL:
+        raise OutOfBounds
+    return int(value)
+
+
+def inexact(value: Number) -> Number:
+    return CONTEXT.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
+
+
+def bits(value: Fraction) -> int:
+    return value.numerator.bit_length() + value.denominator.bit_length()
+
+
+def coordinate(name: str, point: int) -> Fraction:
+    """The value of a variable at a point: 1 to 10 in size, at points 1 and 2 of either sign, so that |x| is not x."""
+    generator = random.Random(f"{point}/{name}")
+    size = Fraction(generator.randint(1009, 4999), generator.randint(503, 997))
+    return -size if point in (1, 2) and generator.random() < 0.6 else size
+
+
+def close(a: Number, b: Number) -> bool:
+    """Equality of exact values; agreement up to TOLERANCE if one of them is not exact."""
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a == b
+    a, b = inexact(a), inexact(b)
+    size = max(abs(a), abs(b))
+    return bool(CONTEXT.isfinite(size)) and abs(a - b) <= size * TOLERANCE
