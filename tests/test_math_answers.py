@@ -401,6 +401,15 @@ def test_the_budget_of_a_verdict(no_swallowed_fault):
     assert judge_math(rf"\boxed{{{','.join(items)}}}", "1,2,3,4,5,6") is None
     boxes = " and ".join(rf"\boxed{{{item}}}" for item in items * 5)
     assert judge_math(boxes, "6") is None
+    tuples = [f"({'1,' * 22}{n})" for n in range(24)]  # cheap parts, but nearly 30,000 comparisons
+    assert judge_math(rf"\boxed{{{','.join(reversed(tuples))}}}", ",".join(tuples)) is None
+
+
+def test_extraction_never_runs_out_of_budget():
+    """Boxes that are too expensive to compare are taken as a list."""
+    expression = "+".join(rf"\sin({n}x)^{{{n}}}" for n in range(2, 20))
+    contents = [f"{expression}+{n}-{n}" for n in range(50)]
+    assert extract_answer(", ".join(rf"\boxed{{{content}}}" for content in contents)) == ", ".join(contents)
 
 
 @pytest.mark.parametrize(
