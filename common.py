@@ -2,7 +2,7 @@
 
 No torch here: what needs a tensor is a part of a method and stands in that method's script.
 
-    problems = load_problems("arithmetic", split="train")  # or math, math500, gsm8k, a .csv .json .jsonl .parquet file
+    problems = load_problems("arithmetic", split="train")  # or functions, math, gsm8k, mbpp, a .csv .jsonl ... file
     messages = attempt_messages(problems[0])  # chat messages; the script renders and tokenizes them
     reward = verify(response, problems[0])  # 1.0 or 0.0
 """
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +23,12 @@ import numpy as np
 
 from problems import InputError, Problem
 from problems.loading import load_problems, load_train_and_eval
-from verifiers.math_answers import extract_answer, verify_math
+from verifiers.code_answers import extract_code, judge_code, verify_code
+from verifiers.math_answers import extract_answer, judge_math, verify_math
+from verifiers.sandbox import SandboxError, cores, start_sandbox
 
-__all__ = ["InputError", "Problem", "extract_answer", "load_problems", "load_train_and_eval", "verify_math"]
+__all__ = ["InputError", "Problem", "extract_answer", "extract_code", "load_problems", "load_train_and_eval"]
+__all__ += ["start_sandbox", "verify_code", "verify_math"]
 
 Messages = list[dict[str, str]]
 
@@ -38,24 +42,32 @@ CHECK = "Check the solution step by step and point out the first mistake, if the
 FEEDBACK = "Feedback on your solution:\n"
 REFINE = "Solve the problem again, using the feedback. Put the final answer in \\boxed{}."
 SELF_CORRECT = "There may be a mistake in your solution. Solve it again. Put the final answer in \\boxed{}."
+# The same for code problems.
+SOLVE_CODE = "Write the program in Python. Put all of it in one ```python block."
+CHECK_CODE = "Check the program line by line and point out the first mistake, if there is one. Do not write the rest."
+REFINE_CODE = "Write the program again, using the feedback. Put all of it in one ```python block."
+SELF_CORRECT_CODE = "There may be a mistake in your program. Write it again. Put all of it in one ```python block."
 
 
 def attempt_messages(problem: Problem) -> Messages:
     """Turn 1, x: the prompt of the first attempt z."""
-    return [{"role": "user", "content": f"{problem.question}\n\n{SOLVE}"}]
+    solve = SOLVE_CODE if problem.tests else SOLVE
+    return [{"role": "user", "content": f"{problem.statement}\n\n{solve}"}]
 
 
 def feedback_messages(problem: Problem, attempt: str) -> Messages:
-    """(x, z): the prompt of the feedback g. The question comes first, so that a prefix of it holds x alone."""
-    return [{"role": "user", "content": f"{problem.question}\n\n{STUDENT}{attempt}\n\n{CHECK}"}]
+    """(x, z): the prompt of the feedback g. The statement comes first, so that a prefix of it holds x alone."""
+    check = CHECK_CODE if problem.tests else CHECK
+    return [{"role": "user", "content": f"{problem.statement}\n\n{STUDENT}{attempt}\n\n{check}"}]
 
 
 def refine_messages(problem: Problem, attempt: str, feedback: str) -> Messages:
     """Turn 2, (x, z, g): the prompt of the refinement y."""
+    refine = REFINE_CODE if problem.tests else REFINE
     return [
         *attempt_messages(problem),
         {"role": "assistant", "content": attempt},
-        {"role": "user", "content": f"{FEEDBACK}{feedback}\n\n{REFINE}"},
+        {"role": "user", "content": f"{FEEDBACK}{feedback}\n\n{refine}"},
     ]
 
 
@@ -64,7 +76,7 @@ def self_correct_messages(problem: Problem, attempt: str) -> Messages:
     return [
         *attempt_messages(problem),
         {"role": "assistant", "content": attempt},
-        {"role": "user", "content": SELF_CORRECT},
+        {"role": "user", "content": SELF_CORRECT_CODE if problem.tests else SELF_CORRECT},
     ]
 
 
@@ -75,15 +87,15 @@ def render(tokenizer, messages: Messages) -> str:
     return "".join(message["content"] + "\n" for message in messages)
 
 
-def encode_prompt(tokenizer, messages: Messages, question: str = "") -> tuple[list[int], int]:
-    """Token ids of a prompt, and how many of them come before whatever follows the question.
+def encode_prompt(tokenizer, messages: Messages, statement: str = "") -> tuple[list[int], int]:
+    """Token ids of a prompt, and how many of them come before whatever follows the problem's statement.
 
-    The part up to the question's end is tokenized by itself, so that it is the same whatever follows: the value of x is
-    read there.
+    The part up to the statement's end is tokenized by itself, so that it is the same whatever follows: the value of x
+    is read there.
     """
     text = render(tokenizer, messages)
-    cut = text.index(question) + len(question) if question else len(text)
-    cut = len(text) - len(text[cut:].lstrip())  # the blank line after the question belongs to it
+    cut = text.index(statement) + len(statement) if statement else len(text)
+    cut = len(text) - len(text[cut:].lstrip())  # the blank line after the statement belongs to it
     prefix = tokenizer(text[:cut], add_special_tokens=not tokenizer.chat_template).input_ids  # templates write BOS
     rest = tokenizer(text[cut:], add_special_tokens=False).input_ids if cut < len(text) else []
     return prefix + rest, len(prefix)
@@ -103,14 +115,57 @@ def check_lengths(tokenizer, prompts: list[Messages], problems: list[Problem], r
 # ---- rewards and order ---------------------------------------------------------------------------------------------
 
 
-def verify(response: str, problem: Problem) -> float:
-    """1.0 if the response's final answer equals the gold answer, else 0.0. It sees the response, never the prompt."""
-    return float(verify_math(response, problem.answer))
+def judge(response: str, problem: Problem, strict_answers: bool = False, code_timeout: float = 5.0) -> bool | None:
+    """Whether a response is right, None if that could not be decided within the verifier's bounds.
+
+    It sees the response, never the prompt. Maths: the final answer equals the gold answer; strict_answers accepts a box
+    only. Code: the program passes all tests within code_timeout seconds. Raises SandboxError, and nothing else.
+    """
+    if problem.tests:
+        return judge_code(response, problem.tests, problem.setup_code, problem.solution, code_timeout)
+    return judge_math(response, problem.answer, strict_answers)
 
 
-def verify_all(responses: list[str], problems: list[Problem]) -> list[float]:
-    """`verify` for each pair, in order."""
-    return [verify(response, problem) for response, problem in zip(responses, problems, strict=True)]
+def judge_all(
+    responses: list[str], problems: list[Problem], strict_answers: bool = False, code_timeout: float = 5.0
+) -> list[bool | None]:
+    """`judge` for each pair, in order; programs run side by side on the machine's cores."""
+    pairs = list(zip(responses, problems, strict=True))
+    if not any(problem.tests for problem in problems):
+        return [judge(*pair, strict_answers) for pair in pairs]
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(lambda pair: judge(*pair, strict_answers, code_timeout), pairs))
+
+
+def verify(response: str, problem: Problem, strict_answers: bool = False, code_timeout: float = 5.0) -> float:
+    """The reward: 1.0 if `judge` finds the response right, else 0.0; undecided counts as wrong."""
+    return float(judge(response, problem, strict_answers, code_timeout) is True)
+
+
+def verify_all(
+    responses: list[str], problems: list[Problem], strict_answers: bool = False, code_timeout: float = 5.0
+) -> list[float]:
+    """The rewards of all pairs, in order."""
+    return [float(verdict is True) for verdict in judge_all(responses, problems, strict_answers, code_timeout)]
+
+
+def verify_turns(turns: list[list[str]], problems: list[Problem], args) -> tuple[list[list[float]], dict[str, float]]:
+    """The rewards of each turn's responses, and the metrics that a verifier has of its own."""
+    start_time = time.time()
+    verdicts = [judge_all(responses, problems, args.strict_answers, args.code_timeout) for responses in turns]
+    undecided = np.mean([verdict is None for turn in verdicts for verdict in turn])
+    metrics = {"rollout/undecided": float(undecided), "charts/verify_seconds": time.time() - start_time}
+    return [[float(verdict is True) for verdict in turn] for turn in verdicts], metrics
+
+
+def sandbox_for(problems: list[Problem], unsafe: bool) -> str:
+    """Starts the sandbox if there are code problems, and says what it is. Raises SandboxError if none works here."""
+    return f"; programs run under {start_sandbox(unsafe)}" if any(problem.tests for problem in problems) else ""
+
+
+def embedded_model(problems: list[Problem]) -> str:
+    """The folder of the embedded model for these problems: one writes solutions, the other programs."""
+    return "tiny/functions" if any(problem.tests for problem in problems) else "tiny"
 
 
 def outcomes(rewards_1: list[float], rewards_2: list[float]) -> dict[str, float]:
@@ -243,7 +298,7 @@ def episode_rows(iteration: int, phase: str, problems: list[Problem], episodes: 
     rows = []
     for i, problem in enumerate(problems[:limit]):
         row = {"iteration": iteration, "phase": phase, "id": problem.id}
-        row |= {"question": problem.question, "answer": problem.answer}
+        row |= {"question": problem.statement, "answer": problem.answer or "\n".join(problem.tests)}
         row |= {name: episodes[name]["texts"][i] for name in turns}
         row |= {name.replace("rewards", "reward"): float(episodes[name][i]) for name in rewards}
         rows.append(row | {"truncated": [name for name in turns if episodes[name]["truncated"][i]]})
@@ -259,6 +314,7 @@ def read_rows(path: Path) -> list[dict]:
 # ---- command line --------------------------------------------------------------------------------------------------
 
 MAY_BE_ZERO = ("seed", "eval_seed", "stage1_iterations", "lr_warmup_iterations", "keep_checkpoints", "save_episodes")
+MAY_BE_ZERO += ("tests_in_prompt",)
 
 
 def check_args(args) -> None:
@@ -272,16 +328,18 @@ def check_args(args) -> None:
         raise InputError(f"--adam-betas {' '.join(map(str, args.adam_betas))} must be in [0, 1)")
     if not args.temperature > 0 or not 0 < args.top_p <= 1:
         raise InputError(f"--temperature {args.temperature} must be above 0 and --top-p {args.top_p} in (0, 1]")
+    if not args.code_timeout > 0:
+        raise InputError(f"--code-timeout {args.code_timeout} must be above 0")
     if args.rollout_size % args.num_minibatches:
         sizes = f"--rollout-size {args.rollout_size} does not divide by --num-minibatches {args.num_minibatches}"
         raise InputError(sizes)
 
 
 def run(main, args, script: str) -> None:
-    """Runs a script's main; a user's mistake and Ctrl-C end in one line, with exit codes 2 and 130."""
+    """Runs a script's main; a user's mistake, no sandbox and Ctrl-C end in one line, with exit codes 2, 2 and 130."""
     try:
         main(args)
-    except InputError as error:
+    except (InputError, SandboxError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

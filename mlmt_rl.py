@@ -62,8 +62,8 @@ class Args:
     """also send the metrics to Weights & Biases (needs wandb)"""
 
     # ---- model and data
-    policy_lm: str = "tiny"
-    """solver L: a folder (also looked for beside this script) or a hub name of a causal language model"""
+    policy_lm: str | None = None
+    """solver L: a folder or hub name of a causal language model; by default the embedded tiny (code: tiny/functions)"""
     feedback_lm: str | None = None
     """feedback model H, of any family; by default the same as policy_lm (with weights of its own)"""
     chat_template: Literal["auto", "on", "off"] = "auto"
@@ -71,7 +71,7 @@ class Args:
     gradient_checkpointing: bool = False
     """recompute each layer's activations in the backward pass: less memory, about a third more time"""
     dataset: str = "arithmetic"
-    """arithmetic, math, math500, gsm8k, or a .csv .json .jsonl .parquet file"""
+    """arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a .csv .json .jsonl .parquet file"""
     split: str = "train"
     """split to train on; a file has train and test (about one question in ten, chosen by its text) and all"""
     eval_dataset: str | None = None
@@ -80,6 +80,8 @@ class Args:
     """split to evaluate on"""
     min_level: int | None = None
     """train on problems of this level or higher only"""
+    tests_in_prompt: int = 1
+    """tests of a code problem that the models see; the others cannot be hard-coded"""
 
     # ---- rollout
     rollout_size: int = 64
@@ -94,6 +96,12 @@ class Args:
     """nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained"""
     generation_batch_size: int = 32
     """most responses sampled side by side (memory only)"""
+    strict_answers: bool = False
+    """a mathematical answer counts only in \\boxed{}"""
+    code_timeout: float = 5.0
+    """seconds after which a program has failed the tests that it has not answered"""
+    unsafe_code: bool = False
+    """run generated programs without a sandbox, with limits only, where none can be set up"""
 
     # ---- algorithm
     kl_coef: float = 0.01
@@ -249,15 +257,16 @@ def run_episodes(solver, feedback, tokenizers, problems: list[common.Problem], a
     turn_1 = generate(solver, tokenizers[0], prompts, args.max_new_tokens, args)
     # FEEDBACK: g ~ H(.|x,z)
     messages = [common.feedback_messages(p, z) for p, z in zip(problems, turn_1["texts"])]
-    prompts = [common.encode_prompt(tokenizers[1], m, p.question) for m, p in zip(messages, problems)]
+    prompts = [common.encode_prompt(tokenizers[1], m, p.statement) for m, p in zip(messages, problems)]
     turn_g = generate(feedback, tokenizers[1], prompts, args.max_feedback_tokens, args)
     # TURN 2: y ~ L(.|x,z,g), on the same problem
     messages = [common.refine_messages(p, z, g) for p, z, g in zip(problems, turn_1["texts"], turn_g["texts"])]
     prompts = [common.encode_prompt(tokenizers[0], m) for m in messages]
     turn_2 = generate(solver, tokenizers[0], prompts, args.max_new_tokens, args)
-    verdicts = [common.verify_all(turn["texts"], problems) for turn in (turn_1, turn_2)]
-    rewards_1, rewards_2 = torch.tensor(verdicts, device=solver.device)
-    return {"attempt": turn_1, "feedback": turn_g, "refinement": turn_2, "rewards_1": rewards_1, "rewards_2": rewards_2}
+    rewards, verdict_log = common.verify_turns([turn_1["texts"], turn_2["texts"]], problems, args)
+    rewards_1, rewards_2 = torch.tensor(rewards, device=solver.device)
+    episodes = {"attempt": turn_1, "feedback": turn_g, "refinement": turn_2}
+    return episodes | {"rewards_1": rewards_1, "rewards_2": rewards_2, "verdict_log": verdict_log}
 
 
 # ---- log-probabilities and values ----------------------------------------------------------------------------------
@@ -525,11 +534,11 @@ def evaluate(iteration: int, solver, feedback, tokenizers, problems: list[common
 # Every row of metrics.jsonl has every key; what was not measured in an iteration is null.
 METRICS = """
     rollout/accuracy_1 rollout/accuracy_2 rollout/fixed rollout/broken rollout/reward rollout/reward_star
-    rollout/response_length_1 rollout/response_length_2 rollout/feedback_length rollout/truncated
+    rollout/response_length_1 rollout/response_length_2 rollout/feedback_length rollout/truncated rollout/undecided
     losses/policy_solver losses/policy_feedback losses/value losses/kl_solver losses/kl_feedback losses/entropy
     losses/entropy_feedback losses/grad_norm_solver losses/grad_norm_feedback losses/grad_norm_value
     eval/accuracy_1 eval/accuracy_2 eval/delta eval/fixed eval/broken
-    charts/episodes charts/seconds charts/tokens_per_second charts/learning_rate
+    charts/episodes charts/seconds charts/verify_seconds charts/tokens_per_second charts/learning_rate
 """.split()
 
 
@@ -543,8 +552,9 @@ def main(args: Args) -> None:
     place = (args, device, getattr(torch, dtype))
     eval_dataset = args.eval_dataset or args.dataset
     train_problems, eval_problems = common.load_train_and_eval(
-        args.dataset, args.split, eval_dataset, args.eval_split, args.eval_size, args.min_level
+        args.dataset, args.split, eval_dataset, args.eval_split, args.eval_size, args.min_level, args.tests_in_prompt
     )
+    sandbox = common.sandbox_for(train_problems + eval_problems, args.unsafe_code)
     run_dir, resumed = common.find_run_folder(args)
     args.run_dir = str(run_dir)
     if args.track:
@@ -557,17 +567,18 @@ def main(args: Args) -> None:
     torch.manual_seed(args.seed)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    feedback_lm = args.feedback_lm or args.policy_lm
+    policy_lm = args.policy_lm or common.embedded_model(train_problems)
+    feedback_lm = args.feedback_lm or policy_lm
     if resumed:
         solver, solver_tokenizer = load_lm(str(resumed / "solver"), "the checkpoint", *place)
         feedback, feedback_tokenizer = load_lm(str(resumed / "feedback"), "the checkpoint", *place)
     else:
-        solver, solver_tokenizer = load_lm(args.policy_lm, "--policy-lm", *place)
+        solver, solver_tokenizer = load_lm(policy_lm, "--policy-lm", *place)
         feedback, feedback_tokenizer = load_lm(feedback_lm, "--feedback-lm", *place)
     tokenizers = (solver_tokenizer, feedback_tokenizer)
     # The KL reference is the initial policy; one copy serves both models where they start from the same weights.
-    reference = feedback_reference = load_lm(args.policy_lm, "--policy-lm", *place)[0].requires_grad_(False)
-    if feedback_lm != args.policy_lm:
+    reference = feedback_reference = load_lm(policy_lm, "--policy-lm", *place)[0].requires_grad_(False)
+    if feedback_lm != policy_lm:
         feedback_reference = load_lm(feedback_lm, "--feedback-lm", *place)[0].requires_grad_(False)
     value_head = torch.nn.Linear(feedback.config.hidden_size, 1, device=device)  # float32 whatever the trunk is
     torch.nn.init.zeros_(value_head.weight)
@@ -601,7 +612,7 @@ def main(args: Args) -> None:
     if args.track:
         wandb.init(project="textual-feedback-rl", id=run_dir.name, resume="allow", config=asdict(args))
     sizes = f"{len(train_problems)} problems to train on, {len(eval_problems)} held out"
-    print(f"run folder {run_dir}: {sizes}; device {device}, weights in {dtype}")
+    print(f"run folder {run_dir}: {sizes}; device {device}, weights in {dtype}{sandbox}")
 
     if start == 0:
         row = {"iteration": 0} | dict.fromkeys(METRICS)
@@ -651,7 +662,8 @@ def main(args: Args) -> None:
         rewards_star = None  # R*: what the solver, after its update, makes of the same (x,z,g)
         if args.value_shaping:
             turn_star = generate(solver, solver_tokenizer, turn_2["prompts"], args.max_new_tokens, args)
-            rewards_star = torch.tensor(common.verify_all(turn_star["texts"], problems), device=device)  # (B,)
+            (rewards_star,), _ = common.verify_turns([turn_star["texts"]], problems, args)
+            rewards_star = torch.tensor(rewards_star, device=device)  # (B,)
         _, A_g, _ = credit(args, stage1, rewards_1, rewards_2, values, *penalties, rewards_star)  # (B,)
         for batch in batches:
             value_target = (value_head, rewards_2)
@@ -678,6 +690,7 @@ def main(args: Args) -> None:
         row["rollout/feedback_length"] = length_g.mean().item()
         truncated = torch.cat([turn_1["truncated"], turn_g["truncated"], turn_2["truncated"]])
         row["rollout/truncated"] = truncated.float().mean().item()
+        row |= episodes["verdict_log"]
         row |= {name: float(np.mean(parts)) for name, parts in losses.items() if parts}
         row["losses/kl_solver"] = (kl[0] + kl[2]).mean().item()
         row["losses/kl_feedback"] = kl[1].mean().item()

@@ -1,5 +1,6 @@
 """Reads problems: the embedded ones, data sets of the Hugging Face hub, local files."""
 
+import ast
 import csv
 import json
 import random
@@ -8,6 +9,8 @@ from pathlib import Path
 
 from problems import InputError, Problem
 from problems.arithmetic import in_test_split, load_arithmetic
+from problems.functions import load_functions
+from verifiers.asserts import defined_names, split_tests
 from verifiers.math_answers import extract_answer
 
 # name: (hub repository, configuration, revision)
@@ -15,13 +18,18 @@ HUB_DATASETS = {
     "math": ("DigitalLearningGmbH/MATH-lighteval", "default", "0530c78699ea5e8eb5530600900e1f328b48acad"),
     "math500": ("HuggingFaceH4/MATH-500", "default", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be"),
     "gsm8k": ("openai/gsm8k", "main", "740312add88f781978c0658806c59bc2815b9866"),
+    "mbpp": ("google-research-datasets/mbpp", "full", "4bb6404fdc6cacfda99d4ac4205087b89d32030c"),
+    "mbpp-sanitized": ("google-research-datasets/mbpp", "sanitized", "4bb6404fdc6cacfda99d4ac4205087b89d32030c"),
 }
 HUB_SPLITS = {"math": ("train", "test"), "math500": ("test",), "gsm8k": ("train", "test")}
+HUB_SPLITS |= dict.fromkeys(("mbpp", "mbpp-sanitized"), ("train", "test", "validation", "prompt"))
 FILE_TYPES = (".csv", ".json", ".jsonl", ".parquet")
 
-ARITHMETIC_SIZES = {"train": 5000, "test": 1000}  # problems generated for a split unless `limit` says otherwise
-QUESTION_COLUMNS = ("question", "problem", "prompt")
-SOLUTION_COLUMNS = ("correct_answer", "solution")
+GENERATED = ("arithmetic", "functions")
+GENERATED_SIZES = {"train": 5000, "test": 1000}  # problems generated for a split
+QUESTION_COLUMNS = ("question", "problem", "prompt", "text")
+SOLUTION_COLUMNS = ("correct_answer", "solution")  # of a mathematical problem
+REFERENCE_COLUMNS = ("reference_solution", "code", "solution", "canonical_solution")  # of a code problem
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -68,42 +76,60 @@ def gold_answer(answer: str, solution: str) -> tuple[str, str]:
     return (boxed if several or not answer else answer), solution
 
 
-def to_problem(row: dict, where: str) -> Problem:
+def text_list(row: dict, name: str, where: str) -> list[str]:
+    """A column that holds a list of texts, as a list or as Python or JSON source of one. Raises InputError."""
+    value = row.get(name)
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)  # never eval: this is data
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            value = None
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+        raise InputError(f"{where}: {name} is not a list of texts")
+    return list(value)
+
+
+def to_problem(row: dict, where: str, tests_in_prompt: int) -> Problem:
     """One row as a Problem; `where` names the row in errors and is its id. Raises InputError."""
-    if cell(row, "test_list"):
-        raise InputError(f"{where} is a code problem (column test_list); code problems are not supported yet")
-    answer, solution = gold_answer(cell(row, "answer"), cell(row, *SOLUTION_COLUMNS))
     question = cell(row, *QUESTION_COLUMNS)
-    for name, text in (("question", question), ("answer", answer)):
-        if not text:
-            raise InputError(f"{where}: the {name} is empty")
+    if not question:
+        raise InputError(f"{where}: the question is empty")
     level = re.search(r"\d+", cell(row, "level"))
-    return Problem(
-        question,
-        answer,
-        solution,
-        level=int(level[0]) if level else None,
-        subject=cell(row, "subject", "type"),
-        id=where,
-    )
+    level, subject = int(level[0]) if level else None, cell(row, "subject", "type")
+    if "test_list" in row:
+        tests = tuple(text_list(row, "test_list", where))
+        imports = text_list(row, "test_imports", where) if row.get("test_imports") else []
+        setup_code = "\n".join([*imports, cell(row, "test_setup_code")]).strip()
+        reference = cell(row, *REFERENCE_COLUMNS).replace("\r\n", "\n")
+        if not tests:
+            raise InputError(f"{where}: test_list is empty")
+        try:
+            split_tests(tests, setup_code, defined_names(reference))
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from error
+        return Problem(question, "", reference, tests, setup_code, tests_in_prompt, level, subject, id=where)
+    answer, solution = gold_answer(cell(row, "answer"), cell(row, *SOLUTION_COLUMNS))
+    if not answer:
+        raise InputError(f"{where}: the answer is empty")
+    return Problem(question, answer, solution, level=level, subject=subject, id=where)
 
 
-def load_file(path: Path, split: str) -> list[Problem]:
+def load_file(path: Path, split: str, tests_in_prompt: int) -> list[Problem]:
     """The problems of a local file: split "train" or "test" (about one question in ten, by its text), or "all"."""
     rows = read_rows(path)
     columns = list(rows[0])
-    for names in (QUESTION_COLUMNS, ("answer", *SOLUTION_COLUMNS)):
+    for names in (QUESTION_COLUMNS, ("answer", *SOLUTION_COLUMNS, "test_list")):
         if not any(name in row for row in rows for name in names):
             raise InputError(
                 f"{path} has no column {' or '.join(names)}; its columns are {', '.join(map(str, columns))}"
             )
-    problems = [to_problem(row, f"{path} row {number}") for number, row in enumerate(rows, 1)]
+    problems = [to_problem(row, f"{path} row {number}", tests_in_prompt) for number, row in enumerate(rows, 1)]
     if split == "all":
         return problems
     return [problem for problem in problems if in_test_split(problem.question) == (split == "test")]
 
 
-def load_hub(dataset: str, split: str) -> list[Problem]:
+def load_hub(dataset: str, split: str, tests_in_prompt: int) -> list[Problem]:
     """The problems of a data set on the Hugging Face hub, at a pinned revision."""
     import datasets
 
@@ -115,25 +141,34 @@ def load_hub(dataset: str, split: str) -> list[Problem]:
         raise InputError(f"{dataset} ({repository}) could not be loaded from the hub: {reason}") from error
     problems = []
     for number, row in enumerate(rows, 1):
-        if gold_answer(cell(row, "answer"), cell(row, *SOLUTION_COLUMNS))[0]:  # two MATH train boxes are empty
-            problems.append(to_problem(row, f"{dataset}/{split}/{number}"))
+        # Two boxes of MATH train are empty.
+        if "test_list" in row or gold_answer(cell(row, "answer"), cell(row, *SOLUTION_COLUMNS))[0]:
+            problems.append(to_problem(row, f"{dataset}/{split}/{number}", tests_in_prompt))
     return problems
 
 
 def load_problems(
-    dataset: str, split: str = "train", limit: int | None = None, seed: int = 0, min_level: int | None = None
+    dataset: str,
+    split: str = "train",
+    limit: int | None = None,
+    seed: int = 0,
+    min_level: int | None = None,
+    tests_in_prompt: int = 1,
 ) -> list[Problem]:
     """The problems of one split.
 
-    dataset: "arithmetic" (generated), "math", "math500", "gsm8k" (hub), or the path of a local file.
+    dataset: "arithmetic" or "functions" (generated), "math", "math500", "gsm8k", "mbpp", "mbpp-sanitized" (hub), or the
+    path of a local file. A row with test_list is a code problem, any other a mathematical one.
     limit: keep this many, chosen by `seed`; None keeps all. min_level: drop problems of a lower or unknown level.
-    Raises InputError for an unknown data set or split, an unreadable file, a missing column, an empty cell.
+    tests_in_prompt: of a code problem, so many tests are shown to the model.
+    Raises InputError for an unknown data set or split, an unreadable file, a missing column, an empty cell, tests that
+    cannot be judged.
     """
     path = Path(dataset)
-    splits = HUB_SPLITS.get(dataset, ("train", "test") if dataset == "arithmetic" else ("train", "test", "all"))
-    if dataset != "arithmetic" and dataset not in HUB_DATASETS:
+    splits = HUB_SPLITS.get(dataset, ("train", "test") if dataset in GENERATED else ("train", "test", "all"))
+    if dataset not in GENERATED and dataset not in HUB_DATASETS:
         if path.suffix not in FILE_TYPES:
-            names = ", ".join(("arithmetic", *HUB_DATASETS))
+            names = ", ".join((*GENERATED, *HUB_DATASETS))
             raise InputError(
                 f"unknown data set {dataset!r}: choose {names}, or a file ending in {' '.join(FILE_TYPES)}"
             )
@@ -142,9 +177,13 @@ def load_problems(
     if split not in splits:
         raise InputError(f"{dataset} has no split {split!r}: choose {' or '.join(splits)}")
     if dataset == "arithmetic":
-        problems = load_arithmetic(split, ARITHMETIC_SIZES[split], seed)
+        problems = load_arithmetic(split, GENERATED_SIZES[split], seed)
+    elif dataset == "functions":
+        problems = load_functions(split, GENERATED_SIZES[split], seed, tests_in_prompt)
+    elif dataset in HUB_DATASETS:
+        problems = load_hub(dataset, split, tests_in_prompt)
     else:
-        problems = load_hub(dataset, split) if dataset in HUB_DATASETS else load_file(path, split)
+        problems = load_file(path, split, tests_in_prompt)
     if min_level is not None:
         problems = [problem for problem in problems if problem.level is not None and problem.level >= min_level]
     if limit is not None and limit < len(problems):
@@ -156,16 +195,32 @@ def load_problems(
 
 
 def load_train_and_eval(
-    dataset: str, split: str, eval_dataset: str, eval_split: str, eval_size: int, min_level: int | None = None
+    dataset: str,
+    split: str,
+    eval_dataset: str,
+    eval_split: str,
+    eval_size: int,
+    min_level: int | None = None,
+    tests_in_prompt: int = 1,
 ) -> tuple[list[Problem], list[Problem]]:
     """The training problems and at most `eval_size` held-out ones, the same for every seed.
 
-    Every question of the whole evaluation split is removed from training, whichever files the two come from.
+    Every problem of the whole evaluation split is removed from training, whichever files the two come from: whatever
+    asks the same question or, in code, tests the same calls.
     """
-    training = load_problems(dataset, split, min_level=min_level)
-    held_out = load_problems(eval_dataset, eval_split)
-    questions = {" ".join(problem.question.split()) for problem in held_out}
-    training = [problem for problem in training if " ".join(problem.question.split()) not in questions]
+    training = load_problems(dataset, split, min_level=min_level, tests_in_prompt=tests_in_prompt)
+    held_out = load_problems(eval_dataset, eval_split, tests_in_prompt=tests_in_prompt)
+    seen = {key for problem in held_out for key in identity(problem)}
+    generated = dataset == eval_dataset == "functions"  # its splits share short calls such as keys(3), but no question
+    training = [problem for problem in training if generated or not seen & identity(problem)]
     if not training:
         raise InputError(f"every problem of {dataset} ({split}) is in the evaluation set {eval_dataset} ({eval_split})")
-    return training, load_problems(eval_dataset, eval_split, limit=eval_size)
+    return training, load_problems(eval_dataset, eval_split, limit=eval_size, tests_in_prompt=tests_in_prompt)
+
+
+def identity(problem: Problem) -> set[str]:
+    """What no other problem has: its question, without layout, and the calls in its tests."""
+    texts = {" ".join(problem.question.split())}
+    if problem.tests:
+        texts.add("\n".join(split_tests(problem.tests, problem.setup_code, defined_names(problem.solution)).calls))
+    return texts

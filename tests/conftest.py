@@ -62,14 +62,14 @@ def finished(problem_file, tmp_path_factory) -> mlmt_rl.Args:
     return args
 
 
-def coins(responses: list[str], problems: list[common.Problem]) -> list[float]:
+def coins(responses: list[str], problems: list[common.Problem], *flags) -> list[bool]:
     """Verdicts that depend on nothing but the texts; both values come up, whatever the model can do."""
     texts = [f"{problem.question} {response}" for response, problem in zip(responses, problems, strict=True)]
-    verdicts = [float(zlib.crc32(text.encode()) % 2) for text in texts]
-    return verdicts if len(set(verdicts)) == 2 else [1 - verdicts[0], *verdicts[1:]]
+    verdicts = [zlib.crc32(text.encode()) % 2 == 0 for text in texts]
+    return verdicts if len(set(verdicts)) == 2 else [not verdicts[0], *verdicts[1:]]
 
 
 @pytest.fixture
 def coin_rewards(monkeypatch):
     """Rewards by `coins`, so that everything learns, from responses of 8 tokens too."""
-    monkeypatch.setattr(common, "verify_all", coins)
+    monkeypatch.setattr(common, "judge_all", coins)

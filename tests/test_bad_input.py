@@ -69,7 +69,7 @@ def test_missing_file(small, refused, tmp_path):
 @pytest.mark.parametrize("column", ["question", "answer"])
 def test_missing_column(small, refused, tmp_path, column):
     """Red if the message does not name the file, the column and the columns that are there."""
-    rows = [{("text" if key == column else key): value for key, value in row.items()} for row in GOOD]
+    rows = [{("other" if key == column else key): value for key, value in row.items()} for row in GOOD]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     error = refused(small(dataset=path))
     assert path in error and f"no column {column}" in error

@@ -101,14 +101,14 @@ def stubbed(monkeypatch):
             turn = sample(model, tokenizer, prompts, max_new_tokens, args)
             return turn | {"texts": texts}
 
-        def verify_all(responses, problems):
+        def judge_all(responses, problems, *flags):
             judged.append([problem.id for problem in problems])
             names = {problem.question: name for name, problem in problems_by_name.items()}
-            return [float(text == f"{names[p.question]} right") for text, p in zip(responses, problems, strict=True)]
+            return [text == f"{names[p.question]} right" for text, p in zip(responses, problems, strict=True)]
 
         sample = mlmt_rl.generate
         monkeypatch.setattr(mlmt_rl, "generate", generate)
-        monkeypatch.setattr(common, "verify_all", verify_all)
+        monkeypatch.setattr(common, "judge_all", judge_all)
         return judged
 
     return use
@@ -246,7 +246,7 @@ def test_evaluation_does_not_disturb_training(small, tmp_path, coin_rewards):
     seldom = small(run_dir=tmp_path / "seldom", iterations=3, eval_every=100, eval_size=3, eval_seed=5)
     for args in (often, seldom):
         mlmt_rl.main(args)
-    skipped = ("charts/seconds", "charts/tokens_per_second")
+    skipped = ("charts/seconds", "charts/verify_seconds", "charts/tokens_per_second")
     rows, other_rows = (
         [{k: v for k, v in row.items() if not k.startswith("eval/") and k not in skipped} for row in metric_rows(args)]
         for args in (often, seldom)
@@ -334,16 +334,17 @@ def test_shaping_compares_with_the_updated_solver(small, tmp_path, monkeypatch):
     """Red if R* is not logged, is drawn before the solver's update, or does not reach the feedback model alone."""
     generate, snapshots, judged = mlmt_rl.generate, [], []
 
-    def verify_all(responses, problems):  # the fifth verdicts of a run, after two evaluated and two sampled turns: R*
+    # The fifth verdicts of a run, after two evaluated and two sampled turns, are those of R*.
+    def judge_all(responses, problems, *flags):
         verdicts = coins(responses, problems)
-        judged.append([1 - verdict for verdict in verdicts] if len(judged) == 4 else verdicts)
+        judged.append([not verdict for verdict in verdicts] if len(judged) == 4 else verdicts)
         return judged[-1]
 
     def recording(model, tokenizer, prompts, max_new_tokens, args):
         snapshots.append(next(model.parameters()).detach().clone())
         return generate(model, tokenizer, prompts, max_new_tokens, args)
 
-    monkeypatch.setattr(common, "verify_all", verify_all)
+    monkeypatch.setattr(common, "judge_all", judge_all)
     plain = small(run_dir=tmp_path / "plain", iterations=1, save_every=1, rollout_size=8)
     mlmt_rl.main(plain)
     judged.clear()

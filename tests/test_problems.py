@@ -221,7 +221,7 @@ def test_the_prefix_is_the_question_whatever_follows(tokenizer):
     """Red if the place where V(x) is read depends on the attempt, or cuts the question."""
     prefixes = set()
     for attempt in ("", "1:17", "\n\n  8\n", "keys.\n1:gets 5\nHow many now?", "\u00e9\u4e2d"):
-        ids, length = common.encode_prompt(tokenizer, common.feedback_messages(PROBLEM, attempt), PROBLEM.question)
+        ids, length = common.encode_prompt(tokenizer, common.feedback_messages(PROBLEM, attempt), PROBLEM.statement)
         prefixes.add(tuple(ids[:length]))
         assert length < len(ids)
         assert attempt.strip() in tokenizer.decode(ids[length:])
@@ -242,8 +242,8 @@ def test_special_tokens_come_from_the_template_or_the_tokenizer(tokenizer):
     bos = ("<bos>", tokenizer.bos_token_id)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[bos])
     messages = common.feedback_messages(PROBLEM, "1:17")
-    for question in ("", PROBLEM.question):
-        ids, _ = common.encode_prompt(tokenizer, messages, question)
+    for statement in ("", PROBLEM.statement):
+        ids, _ = common.encode_prompt(tokenizer, messages, statement)
         assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
 
 

@@ -109,7 +109,9 @@ def test_readme_commands():
     assert len(block.splitlines()) == 2
     for path in re.findall(r"`((?:tests|verifiers|benchmarks|tiny)/[\w./]*)`", README):
         assert (ROOT / path).exists(), path
-    flags = {field.name.replace("_", "-") for path in SCRIPTS for field in dataclasses.fields(load(path).Args)}
+    programs = [load(path) for path in (*SCRIPTS, *(ROOT / "benchmarks").glob("*.py"))]
+    arguments = [module.Args for module in programs if hasattr(module, "Args")]
+    flags = {field.name.replace("_", "-") for args in arguments for field in dataclasses.fields(args)}
     named = {name.removeprefix("no-") for name in re.findall(r"--([a-z][a-z0-9-]+)", README.replace(block, ""))}
     assert named - flags - {"help", "check"} == set()
 

@@ -23,7 +23,7 @@ import common
 import mlmt_rl
 
 REPO = Path(__file__).resolve().parents[1]
-TIMINGS = ("charts/seconds", "charts/tokens_per_second")
+TIMINGS = ("charts/seconds", "charts/verify_seconds", "charts/tokens_per_second")
 PATIENCE = 300  # seconds to wait for a process on a busy machine
 
 

@@ -1,4 +1,4 @@
-"""The embedded model and its problems: what the scripts take for granted about them."""
+"""The embedded models, and the arithmetic problems: what the scripts take for granted about them."""
 
 import json
 import random
@@ -11,9 +11,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import common
 from problems.arithmetic import load_arithmetic
+from tiny.pretrain import DEFAULTS, TASKS
 
-TINY = Path(__file__).resolve().parents[1] / "tiny"
-INSTRUCTIONS = (common.SOLVE, common.STUDENT, common.CHECK, common.FEEDBACK, common.REFINE, common.SELF_CORRECT)
+FOLDERS = {"arithmetic": "tiny", "functions": "tiny/functions"}
+INSTRUCTIONS = {
+    "arithmetic": (common.SOLVE, common.STUDENT, common.CHECK, common.FEEDBACK, common.REFINE, common.SELF_CORRECT),
+    "functions": (
+        *(common.SOLVE_CODE, common.STUDENT, common.CHECK_CODE),
+        *(common.FEEDBACK, common.REFINE_CODE, common.SELF_CORRECT_CODE),
+    ),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -25,14 +32,34 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(TINY)
+@pytest.fixture(scope="module", params=list(FOLDERS))
+def task(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def model():
-    return AutoModelForCausalLM.from_pretrained(TINY)
+def folder(task):
+    return Path(__file__).resolve().parents[1] / FOLDERS[task]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def load(task: str, split: str, limit: int) -> list[common.Problem]:
+    return TASKS[task].load(split, limit, 0)
+
+
+def right_attempt(task: str, problem: common.Problem) -> str:
+    """The attempt that every step of a problem is right in."""
+    facts = TASKS[task].read_problem(problem)
+    return TASKS[task].attempt_text(facts, TASKS[task].attempt(facts, [], (0, 0, 0), DEFAULTS[task], random.Random(0)))
 
 
 def recomputed(question: str) -> list[int]:
@@ -54,10 +81,10 @@ def respond(model, tokenizer, prompts: list[common.Messages]) -> list[str]:
     return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def test_folder_is_small_and_a_stock_llama(model, tokenizer):
-    assert sum(path.stat().st_size for path in TINY.rglob("*") if path.is_file()) <= 4 * 2**20
+def test_folder_is_small_and_a_stock_llama(folder, model, tokenizer):
+    assert sum(path.stat().st_size for path in folder.glob("*") if path.is_file()) <= 4_000_000
     assert type(model) is LlamaForCausalLM
-    config = json.loads((TINY / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
     assert "auto_map" not in config and config["architectures"] == ["LlamaForCausalLM"]
     assert next(model.parameters()).dtype == torch.float32
     assert model.config.vocab_size == len(tokenizer)
@@ -73,42 +100,49 @@ def test_special_tokens(model, tokenizer):
     assert tokenizer("2").input_ids == tokenizer("2", add_special_tokens=False).input_ids
 
 
-def test_any_text_survives_the_tokenizer(tokenizer):
+def test_any_text_survives_the_tokenizer(task, tokenizer):
     rng = random.Random(0)
     codes = [code for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
     texts = ["", "\n\n \n", " a  b ", "it 's , ok . do n't !", "\r\n\t\x00", "e\u0301 \ufb01 \u00a0\u200b", "-1.5"]
     texts += ["".join(map(chr, rng.sample(codes, 30))) for _ in range(200)]
     texts += ["".join(rng.choices("0123456789 \n:.\\{}abc", k=40)) for _ in range(200)]
     surroundings = [(before, after) for before in ("", " ", "x\n\n", "7") for after in ("", "\n", " y")]
-    texts += [before + text + after for text in INSTRUCTIONS for before, after in surroundings]
+    texts += [before + text + after for text in INSTRUCTIONS[task] for before, after in surroundings]
     for text in texts:
         ids = tokenizer(text).input_ids
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
         assert tokenizer.pad_token_id not in ids and tokenizer.eos_token_id not in ids
 
 
-def test_one_token_for_a_digit_and_for_an_instruction(tokenizer):
+def test_one_token_for_a_digit_and_for_an_instruction(task, tokenizer):
     digits = tokenizer("0123456789").input_ids
     assert len(digits) == len(set(digits)) == 10
     assert tokenizer("1:58\n").input_ids.count(digits[5]) == 1
-    for text in INSTRUCTIONS:
+    for text in INSTRUCTIONS[task]:
         assert len(tokenizer(text).input_ids) == 1, text
         assert len(tokenizer(f"7{text}7").input_ids) == 3, text
 
 
-def test_prompts_are_short(tokenizer):
-    for problem in load_arithmetic("train", 100, 0):
-        prompt = common.refine_messages(problem, problem.solution, problem.solution)
-        assert len(common.encode_prompt(tokenizer, prompt)[0]) <= 110
+def test_prompts_and_responses_are_short(task, tokenizer):
+    """The longest attempt, feedback and refinement fit the flags' defaults of 40 tokens, end token included."""
+    for problem in load(task, "train", 300):
+        text = right_attempt(task, problem)
+        facts, student = TASKS[task].read_problem(problem), TASKS[task].read_attempt(text)
+        feedback = TASKS[task].feedback_text(student, False)
+        assert TASKS[task].check(facts, student, (0, 0), DEFAULTS[task], random.Random(0)) == (student, False)
+        assert len(tokenizer(text).input_ids) + 1 <= 38
+        assert len(tokenizer(feedback).input_ids) + 1 <= 38
+        prompt = common.refine_messages(problem, text, feedback)
+        assert len(common.encode_prompt(tokenizer, prompt)[0]) <= {"arithmetic": 110, "functions": 130}[task]
 
 
-def test_a_prompt_is_the_same_in_one_piece_and_in_two(tokenizer):
-    for problem in load_arithmetic("train", 50, 0):
-        messages = common.feedback_messages(problem, problem.solution)
+def test_a_prompt_is_the_same_in_one_piece_and_in_two(task, tokenizer):
+    for problem in load(task, "train", 50):
+        messages = common.feedback_messages(problem, right_attempt(task, problem))
         whole, _ = common.encode_prompt(tokenizer, messages)
-        pieces, cut = common.encode_prompt(tokenizer, messages, problem.question)
+        pieces, cut = common.encode_prompt(tokenizer, messages, problem.statement)
         assert pieces == whole
-        assert tokenizer.decode(whole[:cut]) == problem.question + "\n\n"
+        assert tokenizer.decode(whole[:cut]) == problem.statement + "\n\n"
 
 
 def test_train_and_test_share_no_problem():
@@ -130,22 +164,35 @@ def test_gold_answers_follow_from_the_question(split):
         assert common.verify(f"\\boxed{{{values[-1] + 1}}}", problem) == 0.0
 
 
-def test_the_start_is_imperfect_but_able(model, tokenizer):
-    problems = load_arithmetic("test", 64, 0)
-    attempts = respond(model, tokenizer, [common.attempt_messages(p) for p in problems])
-    accuracy = sum(common.verify_all(attempts, problems)) / len(problems)
-    assert 0.2 <= accuracy <= 0.6, accuracy
+def true_feedback(task: str, problem: common.Problem, text: str) -> str:
+    """What feedback ought to say of an attempt."""
+    if task == "functions":
+        facts, student = TASKS[task].read_problem(problem), TASKS[task].read_attempt(text)
+        return TASKS[task].feedback_text(*TASKS[task].check(facts, student, (0, 0), DEFAULTS[task], random.Random(0)))
+    expected = []
+    for i, value in enumerate(recomputed(problem.question)[1:], 1):
+        expected.append(f"{i}:{value}")
+        if expected[-1] not in text.split("\n"):
+            return "\n".join(expected) + " wrong"
+    return "\n".join([*expected, "all ok"])
 
-    exact = 0
-    feedback = respond(model, tokenizer, [common.feedback_messages(p, z) for p, z in zip(problems, attempts)])
-    for problem, z, g in zip(problems, attempts, feedback):
-        expected = []
-        for i, value in enumerate(recomputed(problem.question)[1:], 1):
-            expected.append(f"{i}:{value}")
-            if expected[-1] not in z.split("\n"):
-                expected[-1] += " wrong"
-                break
-        else:
-            expected.append("all ok")
-        exact += g == "\n".join(expected)
-    assert 0.4 <= exact / len(problems) <= 0.85, exact / len(problems)
+
+def test_the_start_is_imperfect_but_able(task, model, tokenizer):
+    """Room to learn, for each role; true feedback helps, and a second try without feedback does not beat the first."""
+    problems = load(task, "test", 64)
+    attempts = respond(model, tokenizer, [common.attempt_messages(p) for p in problems])
+    own = respond(model, tokenizer, [common.feedback_messages(p, z) for p, z in zip(problems, attempts)])
+    true = [true_feedback(task, p, z) for p, z in zip(problems, attempts)]
+    by_own, by_true = (
+        respond(model, tokenizer, [common.refine_messages(p, z, g) for p, z, g in zip(problems, attempts, feedback)])
+        for feedback in (own, true)
+    )
+    again = respond(model, tokenizer, [common.self_correct_messages(p, z) for p, z in zip(problems, attempts)])
+    verdicts = [common.verify_all(texts, problems) for texts in (attempts, by_own, by_true, again)]
+    first, refined, refined_by_true, corrected = (sum(rewards) / len(problems) for rewards in verdicts)
+    exact = sum(g == t for g, t in zip(own, true)) / len(problems)
+    assert 0.2 <= first <= 0.6, first
+    assert 0.4 <= exact <= 0.85, exact
+    assert 0.3 <= refined <= 0.65, refined
+    assert refined_by_true >= refined + 0.05 and refined_by_true <= 0.9, (refined, refined_by_true)
+    assert 0.1 <= corrected <= first + 0.1, (first, corrected)

@@ -1,15 +1,15 @@
-"""Makes the embedded model: a small Llama that solves, checks and corrects the `arithmetic` problems of common.py.
+"""Makes the embedded models: small Llamas that solve, check and correct the `arithmetic` or the `functions` problems.
 
-    python tiny/pretrain.py
+    python tiny/pretrain.py [arithmetic]    # tiny/
+    python tiny/pretrain.py functions       # tiny/functions/
 
 First the tokenizer, from generated transcripts. Then supervised learning on transcripts of the train split, generated
 as they are needed, in two phases. The clean phase teaches the skill: right attempts, right checks of attempts that hold
 mistakes, refinements that take over what the feedback says and go on rightly. The short careless phase continues with
-transcripts in which carries and borrows are forgotten and checks are unreliable. It sets an imperfect start over a
-mastered skill, as a pretrained language model has it: what reinforcement learning finds here is not new arithmetic.
+transcripts that hold the task's typical mistakes and unreliable checks. It sets an imperfect start over a mastered
+skill, as a pretrained language model has it: what reinforcement learning finds here is not new.
 
-Measured with the defaults on 400 test problems at T = 1: attempts .39 right; feedback .57 exactly right; refinements
-.50 right with that feedback, .68 with true and .13 with wrong feedback; self-corrections .41. 10 minutes of CPU time.
+What a task's students and checkers write, right and wrong, stands in its transcripts module, with the measured start.
 """
 
 import os
@@ -19,6 +19,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,15 +30,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root, where common.py stands
 import common
-from problems.arithmetic import arithmetic_chain, arithmetic_problem, in_test_split, load_arithmetic
+from problems.arithmetic import in_test_split
+from tiny import arithmetic_transcripts, functions_transcripts
+from tiny.measure import measure
 
 ROLES = ("attempt", "feedback", "refine", "self_correct")
-Rates = tuple[float, ...]  # probabilities, in the order of the flag
-Feedback = tuple[list[int], bool]
 
 
 @dataclass
 class Args:
+    task: tyro.conf.Positional[Literal["arithmetic", "functions"]] = "arithmetic"
+    """the embedded problems"""
     output_dir: Path = Path(__file__).resolve().parent
     """folder of the finished model"""
     seed: int = 1
@@ -59,7 +62,9 @@ class Args:
     clean_batch: tuple[int, int, int, int] = (16, 24, 8, 4)
     """transcripts in a step: attempts, feedbacks, refinements, self-corrections"""
     read_mistakes: tuple[float, float, float] = (0.15, 0.3, 0.1)
-    """how often a step of an attempt that is read (never learned) forgets a carry, forgets a borrow, slips otherwise"""
+    """how often a step of an attempt that is read (never learned) holds each of the task's three mistakes"""
+    read_errors: tuple[float, float] = (0.04, 0.2)
+    """how often feedback that is read (never learned) calls a right step wrong, passes a wrong one"""
 
     # ---- careless phase
     careless_steps: int = 60
@@ -69,17 +74,21 @@ class Args:
     careless_batch: tuple[int, int, int, int] = (22, 12, 10, 4)
     """transcripts in a step, as above"""
     mistakes: tuple[float, float, float] = (0.15, 0.7, 0.015)
-    """how often a step of an attempt or a refinement forgets a carry, forgets a borrow, slips otherwise"""
+    """the same for a step of an attempt or a refinement that is learned"""
     check_errors: tuple[float, float] = (0.04, 0.2)
-    """how often feedback calls a right step wrong, passes a wrong one; refinements read such feedback in both phases"""
+    """how often feedback calls a right step wrong, passes a wrong one"""
     self_check_errors: tuple[float, float] = (0.25, 0.97)
     """the same for a self-correction, which has no feedback to read"""
 
     # ---- both phases
+    slips: tuple[int, ...] = (-10, -2, -1, 1, 2, 10)
+    """by how much a number is off where it slips"""
     warmup_steps: int = 100
     """steps of linear warm-up, at most a tenth of the phase; a linear decay to 5 % follows"""
     adam_betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's decay rates"""
+    muon_momentum: float = 0.95
+    """Muon's momentum"""
     weight_decay: float = 0.01
     """decoupled weight decay"""
     max_grad_norm: float = 1.0
@@ -88,88 +97,52 @@ class Args:
     """problems of the test split that the final table is measured on"""
 
 
+TASKS = {"arithmetic": arithmetic_transcripts, "functions": functions_transcripts}
+DEFAULTS = {
+    "arithmetic": Args(),
+    "functions": Args("functions", Args.output_dir / "functions", **functions_transcripts.FLAGS),
+}
+
+
 # ---- transcripts ---------------------------------------------------------------------------------------------------
-
-
-def written_value(value: int, step: str, mistakes: Rates, rng: random.Random) -> int:
-    """What a careless student writes for one step from `value`."""
-    word, _, number = step.partition(" ")
-    right = arithmetic_chain(value, [step])[0]
-    carry = (word == "gets" and value % 10 + int(number) >= 10) or (word == "doubles" and value % 10 >= 5)
-    borrow = (word == "loses" and value % 10 < int(number) <= value) or (word == "halves" and value // 10 % 2 == 1)
-    if carry and rng.random() < mistakes[0]:
-        return right - 10
-    if borrow and rng.random() < mistakes[1]:
-        return right + (10 if word == "loses" else -5)
-    return right + rng.choice((-10, -2, -1, 1, 2, 10)) * (rng.random() < mistakes[2])
-
-
-def attempt(start: int, steps: list[str], given: list[int], mistakes: Rates, rng: random.Random) -> list[int]:
-    """The values of an attempt, which takes over the `given` ones and goes on from there."""
-    values = list(given)
-    for step in steps[len(given) :]:
-        values.append(written_value(values[-1] if values else start, step, mistakes, rng))
-    return values
-
-
-def check(start: int, steps: list[str], values: list[int], errors: Rates, rng: random.Random) -> Feedback:
-    """(values recomputed line by line, whether the last one contradicts the attempt's); it stops at a contradiction."""
-    for i, (before, step, value) in enumerate(zip([start, *values], steps, values)):
-        right = arithmetic_chain(before, [step])[0]
-        if value == right and rng.random() < errors[0]:
-            return [*values[:i], written_value(before, step, (1, 1, 1), rng)], True
-        if value != right and rng.random() >= errors[1]:
-            return [*values[:i], right], True
-    return values, False
-
-
-def lines(values: list[int]) -> str:
-    return "\n".join(f"{i}:{value}" for i, value in enumerate(values, 1))
-
-
-def attempt_text(values: list[int]) -> str:
-    return f"{lines(values)}\n\\boxed{{{values[-1]}}}"
-
-
-def feedback_text(values: list[int], contradicts: bool) -> str:
-    return lines(values) + (" wrong" if contradicts else "\nall ok")
 
 
 def transcript(role: str, clean: bool, args: Args, rng: random.Random) -> tuple[common.Messages, str]:
     """(prompt, response) of one role about a new problem of the train split."""
-    question, start, steps = arithmetic_problem(rng)
-    while in_test_split(question):
-        question, start, steps = arithmetic_problem(rng)
-    problem = common.Problem(question, answer="")
-    mistakes = (0, 0, 0) if clean else args.mistakes
+    task = TASKS[args.task]
+    problem = task.new_problem(rng)
+    while in_test_split(problem.question):
+        problem = task.new_problem(rng)
+    facts, mistakes = task.read_problem(problem), (0, 0, 0) if clean else args.mistakes
     if role == "attempt":
-        return common.attempt_messages(problem), attempt_text(attempt(start, steps, [], mistakes, rng))
-    student = attempt(start, steps, [], args.read_mistakes if clean else mistakes, rng)
-    text = attempt_text(student)
-    if role == "feedback":
-        feedback = check(start, steps, student, (0, 0) if clean else args.check_errors, rng)
-        return common.feedback_messages(problem, text), feedback_text(*feedback)
-    if role == "refine":
-        feedback = check(start, steps, student, args.check_errors, rng)
-        prompt = common.refine_messages(problem, text, feedback_text(*feedback))
+        return common.attempt_messages(problem), task.attempt_text(facts, task.attempt(facts, [], mistakes, args, rng))
+    student = task.attempt(facts, [], args.read_mistakes if clean else mistakes, args, rng)
+    text = task.attempt_text(facts, student)
+    if clean:
+        errors = args.read_errors if role == "refine" else (0, 0)
     else:
-        feedback = check(start, steps, student, (0, 0) if clean else args.self_check_errors, rng)
+        errors = args.self_check_errors if role == "self_correct" else args.check_errors
+    feedback = task.check(facts, student, errors, args, rng)
+    if role == "feedback":
+        return common.feedback_messages(problem, text), task.feedback_text(*feedback)
+    if role == "refine":
+        prompt = common.refine_messages(problem, text, task.feedback_text(*feedback))
+    else:
         prompt = common.self_correct_messages(problem, text)
     # A refinement takes over what the feedback says even where that is wrong: it is as good as its feedback.
-    return prompt, attempt_text(attempt(start, steps, feedback[0], mistakes, rng))
+    return prompt, task.attempt_text(facts, task.attempt(facts, feedback[0], mistakes, args, rng))
 
 
 def make_tokenizer(args: Args) -> PreTrainedTokenizerFast:
     """Byte-level BPE, so that any text survives. A digit is one token, and so is each instruction text of common.py."""
-    instructions = [common.SOLVE, common.STUDENT, common.CHECK, common.FEEDBACK, common.REFINE, common.SELF_CORRECT]
     split = pre_tokenizers.Split(Regex(r"\d|\n+|[^\d\n]+"), behavior="isolated")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    rng = random.Random(args.seed)
+    task, rng = TASKS[args.task], random.Random(args.seed)
     pairs = [transcript(role, True, args, rng) for role in ROLES * 1000]
     texts = ["\n".join([*(message["content"] for message in prompt), response]) for prompt, response in pairs]
-    words = [word for text in texts for word in re.split("|".join(map(re.escape, instructions)), text)]
+    words = [word for text in texts for word in re.split("|".join(map(re.escape, task.TOKENS)), text)]
     trainer = trainers.BpeTrainer(
         vocab_size=1000,  # not reached: merging ends where each word of the transcripts is one token, near 390
         special_tokens=["<pad>", "</s>"],
@@ -177,7 +150,7 @@ def make_tokenizer(args: Args) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(words, trainer)
-    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in instructions])
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in task.TOKENS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -214,7 +187,8 @@ def learn(model: LlamaForCausalLM, tokenizer, clean: bool, args: Args, rng: rand
     others = [p for name, p in model.named_parameters() if not by_muon[name]]
     optimizers = [torch.optim.AdamW(others, lr, args.adam_betas, weight_decay=args.weight_decay)]
     if matrices:
-        optimizers.append(torch.optim.Muon(matrices, lr, args.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        flags = (args.weight_decay, args.muon_momentum)
+        optimizers.append(torch.optim.Muon(matrices, lr, *flags, adjust_lr_fn="match_rms_adamw"))
     warmup = min(args.warmup_steps, steps // 10)
     losses, tokens = np.zeros(len(ROLES)), np.zeros(len(ROLES))
     for step in range(1, steps + 1):
@@ -240,50 +214,9 @@ def learn(model: LlamaForCausalLM, tokenizer, clean: bool, args: Args, rng: rand
             losses[:], tokens[:] = 0, 0
 
 
-# ---- measures ------------------------------------------------------------------------------------------------------
-
-
-def respond(model, tokenizer, prompts: list[common.Messages]) -> list[str]:
-    """One sampled response (T = 1) to each prompt."""
-    ids = [common.encode_prompt(tokenizer, prompt)[0] for prompt in prompts]
-    inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
-    output = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=64)
-    return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
-def measure(model, tokenizer, args: Args) -> None:
-    """Prints three transcripts and how good each role is."""
-    problems, rng = load_arithmetic("test", args.eval_problems, args.seed), random.Random(args.seed)
-    attempts = respond(model, tokenizer, [common.attempt_messages(p) for p in problems])
-    own = respond(model, tokenizer, [common.feedback_messages(p, z) for p, z in zip(problems, attempts)])
-    true, wrong = [], []
-    for problem, text in zip(problems, attempts):
-        start, steps = int(re.findall(r"\d+", problem.question)[0]), re.findall(r"^\d:(.+)$", problem.question, re.M)
-        values = [int(value) for value in re.findall(r"^\d:(-?\d+)$", text, re.M)]
-        true.append(feedback_text(*check(start, steps, values, (0, 0), rng)))
-        wrong.append(feedback_text(*check(start, steps, values, (1, 1), rng)))
-
-    def right(texts: list[str]) -> np.ndarray:
-        return np.array(common.verify_all(texts, problems))
-
-    first = right(attempts)
-    table = {"attempt": first, "feedback exactly right": np.array(own) == np.array(true)}
-    for name, feedback in (("own", own), ("true", true), ("wrong", wrong)):
-        prompts = [common.refine_messages(p, z, g) for p, z, g in zip(problems, attempts, feedback)]
-        refinements = respond(model, tokenizer, prompts)
-        table[f"refinement, {name} feedback"] = right(refinements)
-        if name == "own":
-            for p, z, g, y in list(zip(problems, attempts, own, refinements))[:3]:
-                print(f"\n{p.question}\n-- attempt (right: {p.answer})\n{z}\n-- feedback\n{g}\n-- refinement\n{y}")
-    prompts = [common.self_correct_messages(p, z) for p, z in zip(problems, attempts)]
-    table["self-correction"] = right(respond(model, tokenizer, prompts))
-    print(f"\n{len(problems)} test problems, T = 1{'all':>16s}  attempt right  attempt wrong")
-    for name, values in table.items():
-        print(f"{name:28s} {values.mean():14.3f} {values[first == 1].mean():14.3f} {values[first == 0].mean():14.3f}")
-
-
 def main() -> None:
-    args = tyro.cli(Args)
+    task = "functions" if sys.argv[1:2] == ["functions"] else "arithmetic"
+    args = tyro.cli(Args, default=DEFAULTS[task])
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -308,7 +241,7 @@ def main() -> None:
     model.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
     tokenizer = AutoTokenizer.from_pretrained(args.output_dir)
-    measure(AutoModelForCausalLM.from_pretrained(args.output_dir), tokenizer, args)
+    measure(AutoModelForCausalLM.from_pretrained(args.output_dir), tokenizer, TASKS[args.task], args)
     print(f"{time.perf_counter() - began:.0f} s, {time.process_time():.0f} s of CPU time")
 
 
