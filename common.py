@@ -175,6 +175,11 @@ def outcomes(rewards_1: list[float], rewards_2: list[float]) -> dict[str, float]
     return {name: float(part.mean()) for name, part in parts.items()}
 
 
+def repeated(attempts: list[str], refinements: list[str]) -> float:
+    """Share of second attempts that are the first one over again."""
+    return float(np.mean([first == second for first, second in zip(attempts, refinements, strict=True)]))
+
+
 def problem_rows(iteration: int, rollout_size: int, num_problems: int, seed: int) -> list[int]:
     """The problems of one iteration: each comes once an epoch, in an order that depends on the seed alone."""
     positions = range((iteration - 1) * rollout_size, iteration * rollout_size)
@@ -212,6 +217,13 @@ def command_line(args, script: str, **changes) -> str:
 def last_checkpoint(run_dir: Path) -> Path | None:
     """The newest whole checkpoint of a run folder; one that is being written or deleted ends in .tmp."""
     return max(run_dir.glob("checkpoint-*[0-9]"), default=None)
+
+
+def best_checkpoint(run_dir: Path) -> Path | None:
+    """The checkpoint with the highest mean training reward since the one before it, of those that are kept."""
+    rows = [row for row in read_rows(run_dir / "checkpoints.jsonl") if (run_dir / row["folder"]).is_dir()]
+    best = max(rows, key=lambda row: (row["mean_reward"], row["iteration"]), default=None)
+    return run_dir / best["folder"] if best else None
 
 
 def find_run_folder(args) -> tuple[Path, Path | None]:
@@ -314,7 +326,7 @@ def read_rows(path: Path) -> list[dict]:
 # ---- command line --------------------------------------------------------------------------------------------------
 
 MAY_BE_ZERO = ("seed", "eval_seed", "stage1_iterations", "lr_warmup_iterations", "keep_checkpoints", "save_episodes")
-MAY_BE_ZERO += ("tests_in_prompt",)
+MAY_BE_ZERO += ("tests_in_prompt", "warmup_iterations")
 
 
 def check_args(args) -> None:
@@ -328,9 +340,14 @@ def check_args(args) -> None:
         raise InputError(f"--adam-betas {' '.join(map(str, args.adam_betas))} must be in [0, 1)")
     if not args.temperature > 0 or not 0 < args.top_p <= 1:
         raise InputError(f"--temperature {args.temperature} must be above 0 and --top-p {args.top_p} in (0, 1]")
+    for name in ("tau", "offline_first_turn", "gae_lambda"):
+        if getattr(args, name, 0.0) > 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at most 1")
+    if getattr(args, "baseline", "") == "leave-one-out" and args.rollout_size == 1:
+        raise InputError("--baseline leave-one-out needs a --rollout-size of 2 or more")
     if not args.code_timeout > 0:
         raise InputError(f"--code-timeout {args.code_timeout} must be above 0")
-    if args.rollout_size % args.num_minibatches:
+    if hasattr(args, "num_minibatches") and args.rollout_size % args.num_minibatches:
         sizes = f"--rollout-size {args.rollout_size} does not divide by --num-minibatches {args.num_minibatches}"
         raise InputError(sizes)
 

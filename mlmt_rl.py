@@ -3,9 +3,9 @@
     x -> z ~ L(.|x) -> g ~ H(.|x,z) -> y ~ L(.|x,z,g) -> R = verify(y) in {0, 1}        L solver, H feedback model
 
 maximises E[R] - beta_L KL(L || L_0) - beta_H KL(H || H_0) by policy gradient, with one prefix value for each action:
-    solver    -mean[ A_z log L(z|x) + A_y log L(y|x,z,g) ]
+    solver    -mean[ A_1 log L(z|x) + A_2 log L(y|x,z,g) ]
     feedback  -mean[ A_g log H(g|x,z) ] + c_v mean[ (V - R)^2 ]      V is read from H's trunk in one pass over (x,z,g)
-    A_z = R - V(x)      A_g = R - V(x,z)      A_y = R - V(x,z,g)     KL penalties are subtracted in `credit`
+    A_1 = R - V(x)      A_g = R - V(x,z)      A_2 = R - V(x,z,g)     KL penalties are subtracted in `credit`
 
 Paper: MLMT-RL (https://openreview.net/forum?id=u1RjV99DPu). Run: python mlmt_rl.py --stop-value-gradients
 
@@ -27,7 +27,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 # Waiting threads soon go to sleep: where cores are shared, spinning ones made small models six times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -63,9 +63,9 @@ class Args:
 
     # ---- model and data
     policy_lm: str | None = None
-    """solver L: a folder or hub name of a causal language model; by default the embedded tiny (code: tiny/functions)"""
+    """solver: a folder or hub name of a causal language model; by default the embedded tiny (code: tiny/functions)"""
     feedback_lm: str | None = None
-    """feedback model H, of any family; by default the same as policy_lm (with weights of its own)"""
+    """feedback model, of any family; by default the same as policy_lm (with weights of its own)"""
     chat_template: Literal["auto", "on", "off"] = "auto"
     """render prompts with the tokenizer's chat template; auto: where it has one, otherwise plain text"""
     gradient_checkpointing: bool = False
@@ -87,7 +87,7 @@ class Args:
     rollout_size: int = 64
     """episodes of one iteration (B), all sampled from the same policies"""
     max_new_tokens: int = 40
-    """longest attempt and refinement, in tokens"""
+    """longest response of the solver, in tokens"""
     max_feedback_tokens: int = 40
     """longest feedback, in tokens"""
     temperature: float = 1.0
@@ -104,8 +104,8 @@ class Args:
     """run generated programs without a sandbox, with limits only, where none can be set up"""
 
     # ---- algorithm
-    kl_coef: float = 0.01
-    """beta_L (SCoRe's beta1), the weight of the solver's KL to its initial policy"""
+    kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.01
+    """beta1 (MLMT-RL's beta_L), the weight of the solver's KL to its initial policy"""
     guidance_kl_coef: float = 0.01
     """beta_H, the same for the feedback model"""
     kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss", "full_loss"] = "k1_reward"
@@ -121,19 +121,19 @@ class Args:
     value_shaping: float = 0.0
     """lambda of the bilevel term: A_g gets lambda (R - R*), R* from the solver after its update; 0: off"""
     alpha: float = 0.0
-    """SCoRe's bonus: A_y gets alpha (R - r1) after Stage I"""
+    """SCoRe's bonus: after Stage I the reward of the second attempt gets alpha (r2 - r1)"""
     stage1_iterations: int = 0
-    """SCoRe's Stage I: so many first iterations in which z feels only its KL, at beta1 + beta2"""
+    """SCoRe's Stage I: so many first iterations in which the first attempt feels only its KL, at beta1 + beta2"""
     beta2: float = 0.1
-    """additional weight of the KL of z in Stage I"""
+    """additional weight of the KL of the first attempt in Stage I"""
     train_guidance_model: bool = True
-    """train the feedback model; without it only its value head learns"""
+    """train the feedback model; without it its weights stay (a value head learns all the same)"""
     feedback_every: int = 1
     """update the feedback model in every n-th iteration only; its value head always learns"""
 
     # ---- optimisation
     iterations: int = 40
-    """rollouts, each followed by update_epochs * num_minibatches optimiser steps of each model"""
+    """rollouts, each followed by the updates"""
     learning_rate: float = 2e-4
     """learning rate of the solver (Adam)"""
     guidance_lr: float = 2e-4
@@ -141,13 +141,13 @@ class Args:
     value_lr: float = 1e-3
     """learning rate of the value head, constant from the start"""
     lr_warmup_iterations: int = 5
-    """the two models' learning rates rise linearly over so many iterations, then stay"""
+    """the language models' learning rates rise linearly over so many iterations, then stay"""
     adam_betas: tuple[float, float] = (0.9, 0.95)
     """Adam's decay rates"""
     max_grad_norm: float = 1.0
-    """the gradients of solver, feedback trunk and value head are each clipped to this norm"""
+    """the gradient of each network is clipped to this norm"""
     num_minibatches: int = 1
-    """optimiser batches that a rollout is split into"""
+    """optimiser batches (and steps) that a rollout is split into"""
     update_epochs: int = 1
     """passes over a rollout; with more than one optimiser step the clipped ratio comes into play"""
     clip_coef: float = 0.2
@@ -250,8 +250,9 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     }
 
 
-def run_episodes(solver, feedback, tokenizers, problems: list[common.Problem], args: Args) -> dict:
+def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args) -> dict:
     """One whole episode for each problem: three turns, and the verdicts on both attempts, each (B,)."""
+    solver, feedback = models
     # TURN 1: z ~ L(.|x)
     prompts = [common.encode_prompt(tokenizers[0], common.attempt_messages(p)) for p in problems]
     turn_1 = generate(solver, tokenizers[0], prompts, args.max_new_tokens, args)
@@ -325,6 +326,7 @@ def token_logprobs(model, hidden, turn, rows, args, reference=None) -> tuple[tor
     return tuple(zeros.masked_scatter(mask, torch.cat(part)) for part in zip(*parts))  # 3 x (b, T_all)
 
 
+# new in MLMT-RL
 def prefix_values(value_head, hidden: torch.Tensor, turn: dict, rows: torch.Tensor) -> torch.Tensor:
     """V(x), V(x,z), V(x,z,g) from one pass of the feedback model: (b, 3).
 
@@ -343,6 +345,7 @@ def prefix_values(value_head, hidden: torch.Tensor, turn: dict, rows: torch.Tens
 @torch.no_grad()
 def score(model, turn: dict, args: Args, value_head=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-probabilities (B, T), entropies (B, T) and values (B, 3; without a value head (B, 0)), without gradient."""
+    # differs: the values are read in the same pass
     batches = micro_batches(turn, torch.arange(len(turn["response_ids"]), device=model.device), args.micro_batch_size)
     parts = []
     for rows in batches:
@@ -356,11 +359,12 @@ def score(model, turn: dict, args: Args, value_head=None) -> tuple[torch.Tensor,
 # ---- the method ----------------------------------------------------------------------------------------------------
 
 
+# new in MLMT-RL
 def turn_advantages(rewards: torch.Tensor, values: torch.Tensor, gae_lambda: float, shared: bool) -> torch.Tensor:
     """Advantages of z, g, y: (B, 3), by generalised advantage estimation over the three turns, undiscounted.
 
     delta_z = V(x,z) - V(x)    delta_g = V(x,z,g) - V(x,z)    delta_y = R - V(x,z,g)    A_i = delta_i + lambda A_(i+1)
-    With lambda = 1 that is R - V(x), R - V(x,z), R - V(x,z,g). shared: A_z = A_y = R - V(x,z,g).
+    With lambda = 1 that is R - V(x), R - V(x,z), R - V(x,z,g). shared: A_1 = A_2 = R - V(x,z,g).
     """
     next_values = torch.cat([values[:, 1:], rewards[:, None]], 1)  # (B, 3)
     advantages = next_values - values
@@ -372,23 +376,23 @@ def turn_advantages(rewards: torch.Tensor, values: torch.Tensor, gae_lambda: flo
 
 
 def credit(args: Args, stage1: bool, rewards_1, rewards_2, values, kl_1, kl_g, kl_2, rewards_star=None):
-    """What multiplies log pi of each action: A_z, A_g, A_y, each (B,).
+    """What multiplies log pi of each action: A_1, A_g, A_2, each (B,).
 
     kl_*: sum over a response's tokens of log pi - log pi_ref; zero unless kl_estimator is k1_reward. An action's return
     carries its own and the later penalties of its own model: then the expected gradient is that of
     E[R] - beta KL(pi || pi_ref). rewards_star: R* of the bilevel term R + lambda (R - R*).
-    """
+    """  # differs: one reward for all three actions, each with a value as its baseline
     advantages = turn_advantages(rewards_2, values, args.gae_lambda, args.shared_baseline)  # (B, 3)
-    A_z = advantages[:, 0] - args.kl_coef * (kl_1 + kl_2)
+    A_1 = advantages[:, 0] - args.kl_coef * (kl_1 + kl_2)
     A_g = advantages[:, 1] - args.guidance_kl_coef * kl_g
-    A_y = advantages[:, 2] - args.kl_coef * kl_2
+    A_2 = advantages[:, 2] - args.kl_coef * kl_2
     if stage1:
-        A_z = -(args.kl_coef + args.beta2) * kl_1
+        A_1 = -(args.kl_coef + args.beta2) * kl_1
     else:
-        A_y = A_y + args.alpha * (rewards_2 - rewards_1)
+        A_2 = A_2 + args.alpha * (rewards_2 - rewards_1)
     if rewards_star is not None:
         A_g = A_g + args.value_shaping * (rewards_2 - rewards_star)
-    return A_z, A_g, A_y
+    return A_1, A_g, A_2
 
 
 def policy_loss(new_logprobs, logprobs, advantages, response_mask, clip_coef: float) -> torch.Tensor:
@@ -425,7 +429,7 @@ def accumulate_gradients(
 
     Sums over tokens are divided by the number of episodes in `rows`, so micro_batch_size is a memory knob only.
     advantages None: the policy is not trained and its trunk gets no gradient, only the value head does.
-    """
+    """  # differs: the value loss, over the same states
     policy = value = 0.0
     trained = advantages is not None
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
@@ -497,7 +501,7 @@ def save_checkpoint(run_dir: Path, iteration: int, models: dict, trainer: dict, 
     """Writes checkpoint-{iteration}/: a save_pretrained folder for each (model, tokenizer), and trainer.pt.
 
     Written under a temporary name, forced to the disk, then renamed: a kill leaves the last whole one. `row` goes to
-    checkpoints.jsonl. All but the newest `keep` are deleted (0: none is).
+    checkpoints.jsonl. All but the newest `keep` and the best by training reward are deleted (0: none is).
     """
     final = run_dir / f"checkpoint-{iteration:06d}"
     temporary = final.with_name(final.name + ".tmp")
@@ -511,33 +515,36 @@ def save_checkpoint(run_dir: Path, iteration: int, models: dict, trainer: dict, 
         os.close(descriptor)
     common.write_rows(run_dir / "checkpoints.jsonl", [{"iteration": iteration, "folder": final.name} | row])
     os.replace(temporary, final)
-    for old in sorted(run_dir.glob("checkpoint-*[0-9]"))[:-keep] if keep else []:
-        shutil.rmtree(old.rename(old.with_name(old.name + ".tmp")))
+    old = sorted(run_dir.glob("checkpoint-*[0-9]"))[:-keep] if keep else []
+    for folder in {*old} - {common.best_checkpoint(run_dir)}:
+        shutil.rmtree(folder.rename(folder.with_name(folder.name + ".tmp")))
 
 
-def evaluate(iteration: int, solver, feedback, tokenizers, problems: list[common.Problem], args: Args) -> dict:
+def evaluate(iteration: int, models, tokenizers, problems: list[common.Problem], args: Args) -> dict:
     """The eval/ metrics on held-out problems; saves the episodes and prints a line that stays.
 
     Sampled as in training, but from a seed of its own that leaves training's random numbers as they were.
     """
     with torch.random.fork_rng():
         torch.manual_seed(args.eval_seed)
-        episodes = run_episodes(solver, feedback, tokenizers, problems, args)
+        episodes = run_episodes(models, tokenizers, problems, args)
     rows = common.episode_rows(iteration, "eval", problems, episodes, args.save_episodes)
     common.write_rows(Path(args.run_dir) / "episodes.jsonl", rows)
     metrics = common.outcomes(episodes["rewards_1"].tolist(), episodes["rewards_2"].tolist())
     metrics["delta"] = metrics["accuracy_2"] - metrics["accuracy_1"]
+    metrics["repeated"] = common.repeated(episodes["attempt"]["texts"], episodes["refinement"]["texts"])
     tqdm.write(f"iteration {iteration:4d}  eval  " + "  ".join(f"{key} {value:.3f}" for key, value in metrics.items()))
     return {f"eval/{key}": value for key, value in metrics.items()}
 
 
 # Every row of metrics.jsonl has every key; what was not measured in an iteration is null.
 METRICS = """
-    rollout/accuracy_1 rollout/accuracy_2 rollout/fixed rollout/broken rollout/reward rollout/reward_star
-    rollout/response_length_1 rollout/response_length_2 rollout/feedback_length rollout/truncated rollout/undecided
+    rollout/accuracy_1 rollout/accuracy_2 rollout/fixed rollout/broken rollout/repeated rollout/reward
+    rollout/response_length_1 rollout/response_length_2 rollout/truncated rollout/undecided
+    rollout/reward_star rollout/feedback_length
     losses/policy_solver losses/policy_feedback losses/value losses/kl_solver losses/kl_feedback losses/entropy
     losses/entropy_feedback losses/grad_norm_solver losses/grad_norm_feedback losses/grad_norm_value
-    eval/accuracy_1 eval/accuracy_2 eval/delta eval/fixed eval/broken
+    eval/accuracy_1 eval/accuracy_2 eval/delta eval/fixed eval/broken eval/repeated
     charts/episodes charts/seconds charts/verify_seconds charts/tokens_per_second charts/learning_rate
 """.split()
 
@@ -575,11 +582,12 @@ def main(args: Args) -> None:
     else:
         solver, solver_tokenizer = load_lm(policy_lm, "--policy-lm", *place)
         feedback, feedback_tokenizer = load_lm(feedback_lm, "--feedback-lm", *place)
-    tokenizers = (solver_tokenizer, feedback_tokenizer)
+    models, tokenizers = (solver, feedback), (solver_tokenizer, feedback_tokenizer)
     # The KL reference is the initial policy; one copy serves both models where they start from the same weights.
     reference = feedback_reference = load_lm(policy_lm, "--policy-lm", *place)[0].requires_grad_(False)
     if feedback_lm != policy_lm:
         feedback_reference = load_lm(feedback_lm, "--feedback-lm", *place)[0].requires_grad_(False)
+    # new in MLMT-RL: the value head
     value_head = torch.nn.Linear(feedback.config.hidden_size, 1, device=device)  # float32 whatever the trunk is
     torch.nn.init.zeros_(value_head.weight)
     problems, room = train_problems + eval_problems, args.max_new_tokens + args.max_feedback_tokens
@@ -616,7 +624,7 @@ def main(args: Args) -> None:
 
     if start == 0:
         row = {"iteration": 0} | dict.fromkeys(METRICS)
-        row |= evaluate(0, solver, feedback, tokenizers, eval_problems, args)
+        row |= evaluate(0, models, tokenizers, eval_problems, args)
         row |= {"charts/episodes": 0, "charts/seconds": time.time() - start_time}
         common.write_rows(run_dir / "metrics.jsonl", [row])
 
@@ -632,7 +640,7 @@ def main(args: Args) -> None:
         # ---- ROLLOUT: TURN 1, FEEDBACK, TURN 2
         rows = common.problem_rows(iteration, args.rollout_size, len(train_problems), args.seed)
         problems = [train_problems[row] for row in rows]
-        episodes = run_episodes(solver, feedback, tokenizers, problems, args)
+        episodes = run_episodes(models, tokenizers, problems, args)
         turn_1, turn_g, turn_2 = episodes["attempt"], episodes["feedback"], episodes["refinement"]
         rewards_1, rewards_2 = episodes["rewards_1"], episodes["rewards_2"]  # (B,), R is rewards_2
 
@@ -647,7 +655,7 @@ def main(args: Args) -> None:
             turn["ref_logprobs"] = score(model, turn, args)[0]
             kl.append(kl_penalty(turn["logprobs"], turn["ref_logprobs"], None, "k1_reward"))
         penalties = kl if args.kl_estimator == "k1_reward" else [torch.zeros_like(rewards_2)] * 3
-        A_z, _, A_y = credit(args, stage1, rewards_1, rewards_2, values, *penalties)  # (B,)
+        A_1, _, A_2 = credit(args, stage1, rewards_1, rewards_2, values, *penalties)  # (B,)
 
         # ---- UPDATE: the solver, then the feedback model
         losses = {name: [] for name in METRICS if name.startswith("losses/")}
@@ -655,10 +663,11 @@ def main(args: Args) -> None:
         batches = [batch for shuffle in shuffles for batch in shuffle.chunk(args.num_minibatches)]
         kl_coef_1 = args.kl_coef + args.beta2 * stage1
         for batch in batches:
-            loss_1, _ = accumulate_gradients(solver, turn_1, batch, A_z, kl_coef_1, args, reference)
-            loss_2, _ = accumulate_gradients(solver, turn_2, batch, A_y, args.kl_coef, args, reference)
+            loss_1, _ = accumulate_gradients(solver, turn_1, batch, A_1, kl_coef_1, args, reference)
+            loss_2, _ = accumulate_gradients(solver, turn_2, batch, A_2, args.kl_coef, args, reference)
             losses["losses/policy_solver"].append(loss_1 + loss_2)
             losses["losses/grad_norm_solver"].append(optimizer_step(solver_optimizer, solver, args.max_grad_norm))
+        # new in MLMT-RL: the bilevel term, and the value loss beside the feedback model's
         rewards_star = None  # R*: what the solver, after its update, makes of the same (x,z,g)
         if args.value_shaping:
             turn_star = generate(solver, solver_tokenizer, turn_2["prompts"], args.max_new_tokens, args)
@@ -683,6 +692,7 @@ def main(args: Args) -> None:
         tokens = (length_1 + length_g + length_2).sum().item()
         row = {"iteration": iteration} | dict.fromkeys(METRICS)
         row |= {f"rollout/{k}": v for k, v in common.outcomes(rewards_1.tolist(), rewards_2.tolist()).items()}
+        row["rollout/repeated"] = common.repeated(turn_1["texts"], turn_2["texts"])
         row["rollout/reward"] = rewards_2.mean().item()
         row["rollout/reward_star"] = None if rewards_star is None else rewards_star.mean().item()
         row["rollout/response_length_1"] = length_1.mean().item()
@@ -705,7 +715,7 @@ def main(args: Args) -> None:
         if last or iteration % args.eval_every == 0:
             saved = common.episode_rows(iteration, "rollout", problems, episodes, args.save_episodes)
             common.write_rows(run_dir / "episodes.jsonl", saved)
-            row |= evaluate(iteration, solver, feedback, tokenizers, eval_problems, args)
+            row |= evaluate(iteration, models, tokenizers, eval_problems, args)
         row["charts/seconds"] = time.time() - start_time
         common.write_rows(run_dir / "metrics.jsonl", [row])
         if args.track:
@@ -718,13 +728,17 @@ def main(args: Args) -> None:
             masters = [[w.data for w in o.param_groups[0]["params"]] for o in optimizers]
             trainer["masters"] = masters if dtype == "bfloat16" else []  # otherwise they are the models' weights
             trainer |= {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
-            models = {"solver": (solver, solver_tokenizer), "feedback": (feedback, feedback_tokenizer)}
-            scores = {name: row[name] for name in ("rollout/reward", "eval/accuracy_1", "eval/accuracy_2")}
-            save_checkpoint(run_dir, iteration, models, trainer, scores, args.keep_checkpoints)
+            folders = {"solver": (solver, solver_tokenizer), "feedback": (feedback, feedback_tokenizer)}
+            recent = common.read_rows(run_dir / "metrics.jsonl")[-args.save_every :]
+            rewards = [past["rollout/reward"] for past in recent if past["iteration"]]
+            scores = {"mean_reward": float(np.mean(rewards))}  # of training, since the checkpoint before
+            scores |= {name: row[name] for name in ("eval/accuracy_1", "eval/accuracy_2")}
+            save_checkpoint(run_dir, iteration, folders, trainer, scores, args.keep_checkpoints)
 
     more = common.command_line(args, "mlmt_rl.py", if_run_exists="resume", iterations=2 * args.iterations)
-    print(f"done: metrics.jsonl and episodes.jsonl are in {run_dir}, the models in {common.last_checkpoint(run_dir)}")
-    print(f"to train on: {more}")
+    best, last = common.best_checkpoint(run_dir), common.last_checkpoint(run_dir)
+    print(f"done: metrics.jsonl and episodes.jsonl are in {run_dir}, the models in {last}")
+    print(f"highest mean training reward: {best}; to train on: {more}")
 
 
 if __name__ == "__main__":

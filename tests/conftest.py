@@ -1,4 +1,4 @@
-"""What several test files share: small runs of mlmt_rl.py on a small file of embedded problems."""
+"""What several test files share: small runs of a script, mlmt_rl.py unless said, on a small file of problems."""
 
 import json
 import os
@@ -35,14 +35,15 @@ def three_steps(split: str) -> list[common.Problem]:
     return [problem for problem in load_arithmetic(split, 200, 0) if problem.level == 3]
 
 
-def small_args(dataset: str, run_dir, **flags) -> mlmt_rl.Args:
+def small_args(dataset: str, run_dir, script=mlmt_rl, **flags):
     """Flags of a run whose iteration takes a fraction of a second.
 
     The responses are cut short after 8 tokens; the temperature makes them differ, however sure the model is.
     """
     sizes = {"rollout_size": 4, "eval_size": 4, "max_new_tokens": 8, "max_feedback_tokens": 8, "iterations": 2}
     rates = {"temperature": 2.0, "lr_warmup_iterations": 0, "learning_rate": 1e-3, "guidance_lr": 1e-3}
-    return mlmt_rl.Args(**{"dataset": dataset, "run_dir": str(run_dir)} | sizes | rates | flags)
+    defaults = {name: value for name, value in (sizes | rates).items() if name in script.Args.__dataclass_fields__}
+    return script.Args(**{"dataset": dataset, "run_dir": str(run_dir)} | defaults | flags)
 
 
 @pytest.fixture

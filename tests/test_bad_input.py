@@ -16,8 +16,11 @@ import tyro
 from conftest import read_jsonl, write_jsonl
 from transformers import AutoTokenizer
 
+import archer
 import common
 import mlmt_rl
+import rl_guided_score
+import score
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -34,12 +37,13 @@ def contents(folder: Path) -> dict[str, tuple]:
 def refused(tmp_path, monkeypatch, capsys):
     """A function of flags: runs main, asserts that it is refused as it should be, and returns the sentence."""
 
-    def refuse(args: mlmt_rl.Args) -> str:
+    def refuse(args) -> str:
+        script = type(args).__module__
         monkeypatch.chdir(tmp_path)
         before = contents(tmp_path)
         capsys.readouterr()
         with pytest.raises(SystemExit) as ending:
-            common.run(mlmt_rl.main, args, "mlmt_rl.py")
+            common.run(sys.modules[script].main, args, f"{script}.py")
         output, error = capsys.readouterr()
         assert ending.value.code == 2
         assert error.startswith("error: ") and error.endswith("\n") and error.count("\n") == 1, error
@@ -178,6 +182,45 @@ def test_sizes_that_cannot_work(small, refused, flags, named):
     """Red if a size that cannot work is rounded, or fails later than at the start."""
     error = refused(small(**flags))
     assert all(part in error for part in named), error
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "named"),
+    [
+        (score, {"baseline": "leave-one-out", "rollout_size": 1}, "--baseline leave-one-out needs"),
+        (score, {"offline_first_turn": 1.5}, "--offline-first-turn 1.5 must be at most 1"),
+        (score, {"rollout_size": 10, "num_minibatches": 3}, "--num-minibatches 3"),
+        (rl_guided_score, {"use_smart_corrections": False}, "--no-use-smart-corrections needs"),
+        (archer, {"tau": 1.5}, "--tau 1.5 must be at most 1"),
+        (archer, {"capacity": 0}, "--capacity must not be 0"),
+        (archer, {"critic_batch_size": 3}, "--critic-batch-size 3"),
+        (archer, {"critic_lm": "none", "critic_batch_size": 4}, "--critic-lm none cannot be loaded"),
+    ],
+    ids=str,
+)
+def test_sizes_that_a_sibling_cannot_work_with(small, refused, script, flags, named):
+    """Red if a flag of its own escapes the checks."""
+    assert named in refused(small(script=script, **flags))
+
+
+@pytest.mark.parametrize("script", [score, rl_guided_score, archer], ids=lambda script: script.__name__)
+def test_siblings_refuse_the_same_mistakes(small, refused, tmp_path, script):
+    """Red if a block that every script has for itself is missing in one."""
+    sizes = {"critic_batch_size": 4} if script is archer else {}
+    mistakes = {
+        "'arithmetics'": {"dataset": "arithmetics"},
+        "--policy-lm none cannot be loaded": {"policy_lm": "none"},
+        "--chat-template on": {"chat_template": "on"},
+        "--device cuda": {"device": "cuda"},
+        "the model of --policy-lm reads 8192": {"max_new_tokens": 9000},
+    }
+    for message, flags in mistakes.items():
+        if message != "--device cuda" or not torch.cuda.is_available():
+            error = refused(small(script=script, **sizes | flags))
+            assert message in error
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text("precious\n")
+    assert "--if-run-exists" in refused(small(script=script, **sizes))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")

@@ -1,38 +1,30 @@
-"""The losses' gradients against exact ones, by enumeration.
+"""The losses' gradients of mlmt_rl.py against exact ones, by enumeration.
 
-The policies are two small random Llamas over three tokens (0 ends a response) with responses of at most two tokens:
-seven responses in each of three turns, 343 episodes. The expected gradient of a loss over all of them, each weighted
-by its probability, is compared with autograd through the objective itself, written here without anything of the script.
+Seven responses in each of three turns are 343 episodes (enumeration.py). The expected gradient of a loss over all of
+them, each weighted by its probability, is compared with autograd through the objective itself, written here without
+anything of the script.
 """
 
 import itertools
 
 import pytest
 import torch
-import transformers
+from enumeration import (
+    RESPONSES,
+    TEMPERATURE,
+    TOLERANCE,
+    X,
+    distribution,
+    gradient,
+    make_turn,
+    random_model,
+    response_logprob,
+    same,
+)
 
 import mlmt_rl
 
-RESPONSES = [[0], [1, 0], [1, 1], [1, 2], [2, 0], [2, 1], [2, 2]]
 EPISODES = list(itertools.product(range(7), repeat=3))  # (z, g, y)
-TOLERANCE = 1e-6
-X = [1, 2, 1]
-
-
-def random_model(seed: int) -> transformers.PreTrainedModel:
-    torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
-        vocab_size=3,
-        hidden_size=12,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        initializer_range=0.25,
-        pad_token_id=None,
-        bos_token_id=None,
-        eos_token_id=0,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
 
 
 def prompt_of(turn: str, z: int, g: int) -> list[int]:
@@ -41,31 +33,11 @@ def prompt_of(turn: str, z: int, g: int) -> list[int]:
     return X + [2, 2] + RESPONSES[z] + ([1, 1] if turn == "g" else [1] + RESPONSES[g] + [2])
 
 
-def make_turn(turn: str, model, reference) -> dict:
-    """All 343 episodes' responses of one turn, laid out as `generate` does: prompts left-, responses right-padded."""
+def turn_of(turn: str, model, reference) -> dict:
+    """All 343 episodes' responses of one turn."""
     prompts = [prompt_of(turn, z, g) for z, g, _ in EPISODES]
     responses = [RESPONSES[{"1": z, "g": g, "2": y}[turn]] for z, g, y in EPISODES]
-    P = max(map(len, prompts))
-    data = {
-        "prompt_ids": torch.tensor([[0] * (P - len(p)) + p for p in prompts]),
-        "prompt_mask": torch.tensor([[0] * (P - len(p)) + [1] * len(p) for p in prompts]),
-        "prefix_length": torch.full((len(prompts),), len(X)),
-        "response_ids": torch.tensor([r + [0] * (2 - len(r)) for r in responses]),
-        "response_mask": torch.tensor([[True] * len(r) + [False] * (2 - len(r)) for r in responses]),
-        "texts": [""] * len(prompts),
-    }
-    data["logprobs"] = mlmt_rl.score(model, data, ARGS)[0]
-    data["ref_logprobs"] = mlmt_rl.score(reference, data, ARGS)[0]
-    return data
-
-
-def distribution(model, prompt: list[int], prefix: list[int]) -> torch.Tensor:
-    """log pi(. | prompt, prefix) from a plain forward pass: no padding, no cache, no code of the script."""
-    return (model(torch.tensor([prompt + prefix])).logits[0, -1].double() / ARGS.temperature).log_softmax(-1)
-
-
-def response_logprob(model, prompt: list[int], response: list[int]) -> torch.Tensor:
-    return sum(distribution(model, prompt, response[:t])[token] for t, token in enumerate(response))
+    return make_turn(mlmt_rl, ARGS, prompts, responses, model, reference)
 
 
 def tables(solver, feedback) -> dict[str, torch.Tensor]:
@@ -82,22 +54,13 @@ def tables(solver, feedback) -> dict[str, torch.Tensor]:
     return {"1": log_z[z], "g": log_g[z, g], "2": log_y[z, g, y]}
 
 
-def gradient(model, loss: torch.Tensor | None = None) -> torch.Tensor:
-    """The gradient of `loss`, or the one accumulated in .grad, as one vector."""
-    if loss is not None:
-        parts = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True, allow_unused=True)
-    else:
-        parts = [p.grad for p in model.parameters()]
-    parts = [torch.zeros_like(p) if part is None else part for p, part in zip(model.parameters(), parts)]
-    model.zero_grad()
-    return torch.cat([part.flatten() for part in parts])
-
-
-ARGS = mlmt_rl.Args(temperature=0.7, kl_coef=0.0, guidance_kl_coef=0.0, micro_batch_size=343, logits_chunk_size=100)
+ARGS = mlmt_rl.Args(
+    temperature=TEMPERATURE, kl_coef=0.0, guidance_kl_coef=0.0, micro_batch_size=343, logits_chunk_size=100
+)
 SOLVER, FEEDBACK = random_model(0), random_model(1)
 SOLVER_REF, FEEDBACK_REF = random_model(2), random_model(3)
 MODELS = {"1": (SOLVER, SOLVER_REF), "g": (FEEDBACK, FEEDBACK_REF), "2": (SOLVER, SOLVER_REF)}
-TURNS = {name: make_turn(name, *models) for name, models in MODELS.items()}
+TURNS = {name: turn_of(name, *models) for name, models in MODELS.items()}
 LOG_PI = tables(SOLVER, FEEDBACK)
 with torch.no_grad():
     LOG_REF = tables(SOLVER_REF, FEEDBACK_REF)
@@ -151,10 +114,6 @@ def credit(values, stage1=False, kl=None, rewards_star=None, **flags) -> dict[st
     return dict(zip(("1", "g", "2"), advantages))
 
 
-def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return (a - b).abs().max().item() < TOLERANCE
-
-
 def test_the_enumeration_is_complete():
     """Every turn's probabilities sum to 1, and the script's log-probabilities are those of the plain forward pass."""
     assert PROBABILITY.sum().item() == pytest.approx(1, abs=1e-6)
@@ -206,7 +165,7 @@ def test_k1_in_the_reward_follows_the_objective():
 
 def kl_loss_gradient(estimator: str, reference) -> torch.Tensor:
     """E[grad of the KL term of turn 2's loss], episode by episode through accumulate_gradients; advantages are zero."""
-    args = mlmt_rl.Args(temperature=0.7, kl_estimator=estimator)
+    args = mlmt_rl.Args(temperature=TEMPERATURE, kl_estimator=estimator)
     turn = TURNS["2"] | {"ref_logprobs": mlmt_rl.score(reference, TURNS["2"], args)[0]}
     total = 0.0
     for row in range(343):
@@ -280,7 +239,7 @@ def test_full_and_stop_differ_on_the_trunk_by_the_value_term(advantage):
     rows, rewards = torch.arange(343), REWARDS.float()
     results = {}
     for stop in (False, True):
-        args = mlmt_rl.Args(temperature=0.7, value_coef=0.1, stop_value_gradients=stop, micro_batch_size=343)
+        args = mlmt_rl.Args(temperature=TEMPERATURE, value_coef=0.1, stop_value_gradients=stop, micro_batch_size=343)
         advantages = torch.full((343,), advantage)
         mlmt_rl.accumulate_gradients(FEEDBACK, TURNS["g"], rows, advantages, 0.0, args, None, head, rewards)
         results[stop] = gradient(FEEDBACK), gradient(head)
@@ -320,8 +279,8 @@ def test_bonus_pushes_by_the_change_of_verdict():
     """Stage II with alpha: (r1, R) = (1, 0), (0, 1), (1, 1) push y by -alpha, 1 + alpha, 1 (no baseline)."""
     args = mlmt_rl.Args(alpha=10.0, kl_coef=0.0)
     first, second, zeros = torch.tensor([1.0, 0, 1]), torch.tensor([0.0, 1, 1]), torch.zeros(3)
-    _, _, A_y = mlmt_rl.credit(args, False, first, second, torch.zeros(3, 3), zeros, zeros, zeros)
-    assert A_y.tolist() == [-10.0, 11.0, 1.0]
+    _, _, A_2 = mlmt_rl.credit(args, False, first, second, torch.zeros(3, 3), zeros, zeros, zeros)
+    assert A_2.tolist() == [-10.0, 11.0, 1.0]
 
 
 def test_value_shaping_rewards_what_the_solver_can_already_use():

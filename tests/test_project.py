@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import difflib
 import importlib.metadata
 import importlib.util
 import re
@@ -24,20 +25,63 @@ def load(path: Path):
     return module
 
 
-def definitions(path: Path) -> dict[str, str]:
+def definitions(source: str) -> dict[str, str]:
     """Source of every top-level function of a script."""
-    source = path.read_text(encoding="utf-8")
     functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
     return {node.name: ast.get_source_segment(source, node) for node in functions if node.name != "main"}
 
 
-def test_shared_functions_are_the_same_text():
-    """Same name, same source, in all scripts, unless a line says `# differs: why`."""
-    seen: dict[str, str] = {}
-    for path in SCRIPTS:
-        for name, source in definitions(path).items():
-            if "# differs: " not in source:
-                assert seen.setdefault(name, source) == source, f"{name} in {path.name} is not its sibling's"
+def disagreements(scripts: dict[str, str]) -> list[str]:
+    """What has one name and two texts in the sources of several scripts: functions, flags (type and description).
+
+    A function whose text says `# differs: why` is left out.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    found = []
+    for script, source in scripts.items():
+        shared = {name: text for name, text in definitions(source).items() if "# differs: " not in text}
+        flags = re.findall(r"^    (\w+): (.+?)(?: = .+)?\n    (\"\"\".+\"\"\")$", source, re.MULTILINE)
+        for name, text in [*shared.items(), *((f"--{name}", f"{kind} {line}") for name, kind, line in flags)]:
+            other, other_text = seen.setdefault(name, (script, text))
+            if other_text != text:
+                found.append(f"{name} in {script} is not the one in {other}")
+    return found
+
+
+SOURCES = {path.name: path.read_text(encoding="utf-8") for path in SCRIPTS}
+
+
+def test_shared_blocks_are_the_same_text():
+    assert disagreements(SOURCES) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("temperature=args.temperature", "temperature=1.0", "generate"),
+        ("return -(torch.min", "return (torch.min", "policy_loss"),
+        ("# (B, T): no end of sequence before this token", "# (B, T)", "generate"),
+        ("temperature: float", "temperature: int", "--temperature"),
+        ("sampling temperature;", "the sampling temperature;", "--temperature"),
+    ],
+)
+def test_a_shared_block_that_is_edited_alone_is_found(old, new, name):
+    assert SOURCES["score.py"].count(old) == 1
+    edited = SOURCES | {"score.py": SOURCES["score.py"].replace(old, new)}
+    assert [line.split()[0] for line in disagreements(edited)] == [name] * len(disagreements(edited)) != []
+
+
+FAMILY = ["score.py", "rl_guided_score.py", "mlmt_rl.py"]
+
+
+@pytest.mark.parametrize(("script", "sibling"), [*zip(FAMILY, FAMILY[1:]), *zip(FAMILY[1:], FAMILY)])
+def test_most_lines_of_a_script_stand_in_its_sibling(script, sibling):
+    """In the same order, blank lines left out."""
+    lines, others = ([line for line in SOURCES[name].splitlines() if line.strip()] for name in (script, sibling))
+    matches = difflib.SequenceMatcher(None, lines, others, autojunk=False).get_matching_blocks()
+    share = sum(match.size for match in matches) / len(lines)
+    print(f"{share:.0%} of the lines of {script} stand in {sibling}")
+    assert share >= 0.6
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -96,11 +140,10 @@ def flag(field: dataclasses.Field) -> str:
     return name if default is None else f"{name} {default}"
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_readme_explains_every_metric(path):
+def test_readme_explains_every_metric():
     """The glossary has every key of metrics.jsonl, and none that no script writes."""
     in_glossary = set(re.findall(r"`((?:rollout|losses|eval|charts)/\w+)`", README))
-    assert in_glossary == set(load(path).METRICS)
+    assert in_glossary == {name for path in SCRIPTS for name in load(path).METRICS}
 
 
 def test_readme_commands():
@@ -111,7 +154,7 @@ def test_readme_commands():
         assert (ROOT / path).exists(), path
     programs = [load(path) for path in (*SCRIPTS, *(ROOT / "benchmarks").glob("*.py"))]
     arguments = [module.Args for module in programs if hasattr(module, "Args")]
-    flags = {field.name.replace("_", "-") for args in arguments for field in dataclasses.fields(args)}
+    flags = {field.name.replace("_", "-") for args in arguments for field in dataclasses.fields(args)} | {"beta1"}
     named = {name.removeprefix("no-") for name in re.findall(r"--([a-z][a-z0-9-]+)", README.replace(block, ""))}
     assert named - flags - {"help", "check"} == set()
 

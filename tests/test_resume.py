@@ -19,8 +19,11 @@ from conftest import read_jsonl
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import archer
 import common
 import mlmt_rl
+import rl_guided_score
+import score
 
 REPO = Path(__file__).resolve().parents[1]
 TIMINGS = ("charts/seconds", "charts/verify_seconds", "charts/tokens_per_second")
@@ -40,7 +43,9 @@ def assert_same_run(run_dir, other) -> None:
         assert (Path(run_dir) / name).read_text() == (Path(other) / name).read_text(), name
     last, other_last = (common.last_checkpoint(Path(folder)) for folder in (run_dir, other))
     assert last.name == other_last.name
-    for model in ("solver", "feedback"):
+    folders = [sorted(path.name for path in folder.iterdir() if path.is_dir()) for folder in (last, other_last)]
+    assert folders[0] == folders[1] and "solver" in folders[0]
+    for model in folders[0]:
         weights, other_weights = (load_file(folder / model / "model.safetensors") for folder in (last, other_last))
         assert weights.keys() == other_weights.keys()
         assert all(torch.equal(weights[name], other_weights[name]) for name in weights), model
@@ -69,9 +74,9 @@ def assert_same_state(state, other) -> None:
 # ---- processes that are killed -------------------------------------------------------------------------------------
 
 
-def start(args: mlmt_rl.Args) -> subprocess.Popen:
-    """The script in a process of its own, by the command that common.command_line makes of its flags."""
-    words = shlex.split(common.command_line(args, "mlmt_rl.py"))
+def start(args) -> subprocess.Popen:
+    """The script of these flags in a process of its own, by the command that common.command_line makes of them."""
+    words = shlex.split(common.command_line(args, f"{type(args).__module__}.py"))
     return subprocess.Popen(
         [sys.executable, *words[1:]],
         cwd=REPO,
@@ -190,25 +195,58 @@ def test_ctrl_c_says_how_to_go_on(finished, tmp_path):
 
 # ---- in this process -----------------------------------------------------------------------------------------------
 
+BF16 = {"dtype": "bfloat16", "learning_rate": 1e-5}
+ARCHER = {"warmup_iterations": 1, "capacity": 10, "critic_batch_size": 4, "actor_batch_size": 4, "tau": 0.3}
 VARIANTS = {
-    "default": {},
-    "several steps a rollout": {"update_epochs": 2, "num_minibatches": 2, "value_shaping": 0.5, "feedback_every": 2},
-    "bfloat16 with float32 masters": {"dtype": "bfloat16", "learning_rate": 1e-5, "guidance_lr": 1e-5},
-    "stage 1, warm-up": {"stage1_iterations": 3, "alpha": 1.0, "lr_warmup_iterations": 4, "kl_estimator": "k3_loss"},
+    "default": (mlmt_rl, {}),
+    "several steps a rollout": (
+        mlmt_rl,
+        {"update_epochs": 2, "num_minibatches": 2, "value_shaping": 0.5, "feedback_every": 2},
+    ),
+    "bfloat16 with float32 masters": (mlmt_rl, BF16 | {"guidance_lr": 1e-5}),
+    "stage 1, warm-up": (
+        mlmt_rl,
+        {"stage1_iterations": 3, "alpha": 1.0, "lr_warmup_iterations": 4, "kl_estimator": "k3_loss"},
+    ),
+    "SCoRe": (score, {"stage1_iterations": 3, "offline_first_turn": 0.5, "baseline": "batch", "num_minibatches": 2}),
+    "RL-Guided SCoRe": (rl_guided_score, {"stage1_iterations": 1, "baseline": "leave-one-out"}),
+    "ArCHer": (archer, ARCHER | {"use_baseline": True}),
+    "ArCHer in bfloat16": (archer, ARCHER | BF16),
 }
 
 
-@pytest.mark.parametrize("flags", VARIANTS.values(), ids=VARIANTS)
-def test_two_iterations_and_two_more_are_four(small, tmp_path, coin_rewards, flags):
-    """Red if a counter, an optimiser's state, the value head, a master weight or a random number is not taken over."""
-    mlmt_rl.main(small(run_dir=tmp_path / "whole", iterations=4, eval_every=1, save_every=2, **flags))
-    parts = {"run_dir": tmp_path / "parts", "eval_every": 1, "save_every": 2} | flags
-    mlmt_rl.main(small(iterations=2, **parts))
+@pytest.mark.parametrize(("script", "flags"), VARIANTS.values(), ids=VARIANTS)
+def test_two_iterations_and_two_more_are_four(small, tmp_path, coin_rewards, script, flags):
+    """Red if a counter, an optimiser's state, a head, a buffer, a master or a random number is not taken over."""
+    flags = {"script": script, "eval_every": 1, "save_every": 2} | flags
+    script.main(small(run_dir=tmp_path / "whole", iterations=4, **flags))
+    parts = {"run_dir": tmp_path / "parts"} | flags
+    script.main(small(iterations=2, **parts))
     assert len(metric_lines(tmp_path / "parts")) == 3
-    mlmt_rl.main(small(iterations=4, if_run_exists="resume", **parts))
+    script.main(small(iterations=4, if_run_exists="resume", **parts))
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
-    rows = read_jsonl(tmp_path / "whole" / "metrics.jsonl")[1:]
-    assert all(row["losses/grad_norm_solver"] > 0 and row["losses/grad_norm_value"] > 0 for row in rows)
+    last = read_jsonl(tmp_path / "whole" / "metrics.jsonl")[-1]
+    norms = {name: value for name, value in last.items() if "grad_norm" in name and value is not None}
+    assert "losses/grad_norm_solver" in norms and all(value > 0 for value in norms.values()), norms
+
+
+@pytest.mark.parametrize("script", [score, rl_guided_score, archer], ids=lambda script: script.__name__)
+def test_a_killed_sibling_goes_on(small, tmp_path, script):
+    """Red if what test_five_kills_change_nothing shows of mlmt_rl.py does not hold for its siblings."""
+    flags = {"script": script, "iterations": 4, "save_every": 2, "eval_every": 3, "max_new_tokens": 32}
+    flags |= {"stage1_iterations": 1} if script is not archer else ARCHER
+    whole, killed = (small(run_dir=tmp_path / name, **flags) for name in ("whole", "killed"))
+    script.main(whole)
+    process = start(killed)
+    try:
+        wait_for_rows(process, tmp_path / "killed", None, 4)  # iteration 3, which no checkpoint holds
+    finally:
+        process.kill()
+        process.communicate()
+    process = start(replace(killed, if_run_exists="resume"))
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_a_seed_fixes_the_run(small, tmp_path, coin_rewards):

@@ -1,0 +1,724 @@
+"""ArCHer, single turn: a critic of whole responses learns off-policy to grade them; its advantage trains the actor.
+
+    s problem      a ~ pi(.|s) the whole response      r = verify(a) in {0, 1}      D replay buffer of (s, a, r)
+    Q_i(s,a), V_i(s), i = 1, 2: heads on one encoder       Q^-_i: their Polyak average, theta^- += tau (theta - theta^-)
+
+    critic    sum_i E_D[ (Q_i(s,a) - r)^2 ] + sum_i E_{s~D, a'~pi}[ (V_i(s) - Q^-_i(s,a'))^2 ]
+    actor     -E_{s~D, a'~pi}[ A sum_t log pi(a'_t | s, a'_<t) ]       A = min_i Q_i(s,a') - min_i V_i(s), no gradient
+              --use-baseline: token t gets A - b_t instead, where b(s, a'_<t) learns by (b_t - A)^2
+
+The verifier's reward reaches the actor through the critic alone: rollout/critic_auc says how well that one grades.
+
+Paper: ArCHer (https://arxiv.org/abs/2402.19446). Run: python archer.py
+
+Departures from the paper:
+1. The episode ends after one response, so that Q's target r + gamma V^-(s') is r: there is no gamma.
+2. The critic reads problem and response as one text. The authors' code encodes them apart, so that no layer of the
+   encoder compares the two; --critic-input separate does the same.
+3. b is a linear head on the actor's own states, which its loss does not move.
+The embedded task is `functions`, not `arithmetic`: a critic of this size learns to compare lines, but not to do sums.
+
+B responses of a batch, b of a micro-batch, P prompt and T response tokens, N all response tokens of a micro-batch, D
+hidden size, V vocabulary.
+"""
+
+import copy
+import os
+import random
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+# Waiting threads soon go to sleep: where cores are shared, spinning ones made small models six times slower.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+import numpy as np
+import torch
+import transformers
+import tyro
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+import common
+
+
+@dataclass
+class Args:
+    # ---- experiment
+    exp_name: str = "archer"
+    """name of the experiment, a part of the run folder's name"""
+    seed: int = 1
+    """seeds the sampling of responses and the order of the problems"""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: the GPU where there is one, otherwise the CPU"""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """type of the weights; auto: bfloat16 on a GPU, float32 on a CPU. The optimiser always holds float32 masters"""
+    run_dir: str | None = None
+    """run folder; by default runs/{dataset}__{exp_name}__{seed}__{time}"""
+    if_run_exists: Literal["raise", "resume", "delete"] = "raise"
+    """what to do if the run folder exists: stop, go on from its last checkpoint, or start afresh in its place"""
+    track: bool = False
+    """also send the metrics to Weights & Biases (needs wandb)"""
+
+    # ---- model and data
+    policy_lm: str | None = None
+    """solver: a folder or hub name of a causal language model; by default the embedded tiny (code: tiny/functions)"""
+    critic_lm: str | None = None
+    """encoder of the critic: a folder or hub name; by default roberta-base, for an embedded policy its own trunk"""
+    chat_template: Literal["auto", "on", "off"] = "auto"
+    """render prompts with the tokenizer's chat template; auto: where it has one, otherwise plain text"""
+    gradient_checkpointing: bool = False
+    """recompute each layer's activations in the backward pass: less memory, about a third more time"""
+    dataset: str = "functions"
+    """arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a .csv .json .jsonl .parquet file"""
+    split: str = "train"
+    """split to train on; a file has train and test (about one question in ten, chosen by its text) and all"""
+    eval_dataset: str | None = None
+    """data set of the evaluation; by default the same as dataset. Its questions are never trained on"""
+    eval_split: str = "test"
+    """split to evaluate on"""
+    min_level: int | None = None
+    """train on problems of this level or higher only"""
+    tests_in_prompt: int = 1
+    """tests of a code problem that the models see; the others cannot be hard-coded"""
+
+    # ---- rollout
+    rollout_size: int = 128
+    """episodes of one iteration (B), all sampled from the same policies"""
+    max_new_tokens: int = 40
+    """longest response of the solver, in tokens"""
+    temperature: float = 1.0
+    """sampling temperature; the log-probabilities under training use the same"""
+    top_p: float = 1.0
+    """nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained"""
+    generation_batch_size: int = 32
+    """most responses sampled side by side (memory only)"""
+    strict_answers: bool = False
+    """a mathematical answer counts only in \\boxed{}"""
+    code_timeout: float = 5.0
+    """seconds after which a program has failed the tests that it has not answered"""
+    unsafe_code: bool = False
+    """run generated programs without a sandbox, with limits only, where none can be set up"""
+
+    # ---- algorithm
+    critic_input: Literal["joint", "separate"] = "joint"
+    """Q reads problem and response as one text, or an encoding of each (the authors' code)"""
+    capacity: int = 100_000
+    """transitions that the replay buffer holds; the oldest are dropped first"""
+    warmup_iterations: int = 10
+    """first iterations, in which only the critic learns"""
+    critic_epochs: int = 4
+    """for each of them as many transitions as a rollout has are drawn from the buffer, for the critic to learn from"""
+    critic_batch_size: int = 64
+    """transitions of a critic step"""
+    tau: float = 0.1
+    """step of the target critic towards the critic after each critic step"""
+    actor_epochs: int = 1
+    """actor steps of an iteration, each on fresh responses to problems drawn from the buffer"""
+    actor_batch_size: int = 64
+    """responses of an actor step (B)"""
+    use_baseline: bool = False
+    """subtract a token-level baseline from the advantage (the paper has it, the authors' code does not)"""
+
+    # ---- optimisation
+    iterations: int = 40
+    """rollouts, each followed by the updates"""
+    learning_rate: float = 1e-4
+    """learning rate of the solver (Adam)"""
+    critic_lr: float = 1e-3
+    """learning rate of the critic, its encoder included, constant from the start"""
+    baseline_lr: float = 1e-3
+    """learning rate of the token-level baseline"""
+    lr_warmup_iterations: int = 5
+    """the language models' learning rates rise linearly over so many iterations, then stay"""
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    """Adam's decay rates"""
+    max_grad_norm: float = 1.0
+    """the gradient of each network is clipped to this norm"""
+    micro_batch_size: int = 16
+    """sequences of one forward and backward pass (memory only)"""
+    logits_chunk_size: int = 1024
+    """response tokens whose logits exist at once, (chunk, V) in float32 (memory only)"""
+
+    # ---- logging and checkpoints
+    eval_every: int = 10
+    """evaluate after every n-th iteration, before the first and after the last"""
+    eval_size: int = 200
+    """held-out problems of an evaluation, at most"""
+    eval_seed: int = 0
+    """seeds the sampling of every evaluation, apart from training"""
+    save_episodes: int = 200
+    """most episodes of each evaluation, and of the rollout before it, written to episodes.jsonl"""
+    save_every: int = 10
+    """write a checkpoint after every n-th iteration, and after the last"""
+    keep_checkpoints: int = 2
+    """checkpoints to keep; older ones are deleted; 0 keeps all"""
+
+
+# ---- models and rollout --------------------------------------------------------------------------------------------
+
+
+def load_lm(name: str, flag: str, args: Args, device: str, dtype: torch.dtype):
+    """A causal language model and its tokenizer, from a folder or the hub. Raises InputError.
+
+    Dropout is set to zero: the trainer must see the very policy that sampled.
+    """
+    beside = Path(__file__).parent / name  # "tiny" is found from any working directory
+    source = str(beside) if beside.is_dir() and not Path(name).is_dir() else name
+    try:
+        config = AutoConfig.from_pretrained(source)
+        for key in [key for key, value in vars(config).items() if "drop" in key and isinstance(value, float)]:
+            setattr(config, key, 0.0)
+        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
+        reason = str(error).strip().splitlines()[0]
+        reason = reason if Path(source).is_dir() else f"there is no such folder, and from the hub: {reason}"
+        raise common.InputError(f"{flag} {name} cannot be loaded: {reason}") from error
+    if args.chat_template == "on" and not tokenizer.chat_template:
+        raise common.InputError(f"--chat-template on: the tokenizer of {flag} {name} has no chat template")
+    if args.chat_template == "off":
+        tokenizer.chat_template = None
+    with torch.no_grad():  # token_logprobs applies the output head to the backbone's states itself
+        probe = torch.arange(4, device=device)[None]
+        logits = model.eval().get_output_embeddings()(model.base_model(probe).last_hidden_state)
+        if not torch.allclose(logits, model(probe).logits, atol=1e-3):
+            raise common.InputError(f"{flag} {name} scales or caps its logits, which token_logprobs does not support")
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model, tokenizer
+
+
+@torch.no_grad()
+def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tokens: int, args: Args) -> dict:
+    """Samples one response for each prompt and returns a turn: the tensors that the losses need, and the texts.
+
+    prompts: (token ids, prefix length) from encode_prompt. Prompts are padded on the left, responses on the right.
+    response_mask runs to the first end-of-sequence token, inclusive; it never looks at the pad token, often the same.
+    """
+    model.eval()  # with train mode's gradient checkpointing there is no KV cache
+    end_ids = model.generation_config.eos_token_id
+    end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    P = max(len(ids) for ids, _ in prompts)
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context and P + max_new_tokens > context:  # an earlier turn, tokenized again, took more tokens than allowed for
+        raise common.InputError(f"a prompt of {P} tokens and {max_new_tokens} new ones exceed the context of {context}")
+    prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
+    prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
+    sampling = GenerationConfig(do_sample=True, temperature=args.temperature, top_k=0, top_p=args.top_p)
+    sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
+    sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
+    own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
+    response_ids = torch.full((len(prompts), max_new_tokens), pad_id, device=model.device)  # (B, T)
+    by_length = prompt_mask.sum(1).argsort(stable=True)  # prompts of like length share a batch: little padding
+    for rows in by_length.split(args.generation_batch_size):
+        longest = int(prompt_mask[rows].sum(1).max())
+        ids, mask = prompt_ids[rows][:, -longest:], prompt_mask[rows][:, -longest:]
+        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=sampling)
+        response_ids[rows, : output.shape[1] - longest] = output[:, longest:]
+    model.generation_config = own_config
+    ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
+    response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
+    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
+    return {
+        "prompts": prompts,
+        "prompt_ids": prompt_ids,  # (B, P)
+        "prompt_mask": prompt_mask,  # (B, P)
+        "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
+        "response_ids": response_ids,  # (B, T)
+        "response_mask": response_mask,  # (B, T)
+        "truncated": ~ended.any(1),  # (B,)
+        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
+    }
+
+
+def load_encoder(name: str, device: str):
+    """The critic's encoder and its tokenizer, in float32, from a folder or the hub. Raises InputError."""
+    beside = Path(__file__).parent / name
+    try:
+        source = str(beside) if beside.is_dir() and not Path(name).is_dir() else name
+        encoder = AutoModel.from_pretrained(source, dtype=torch.float32).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
+        reason = str(error).strip().splitlines()[0]
+        raise common.InputError(f"--critic-lm {name} cannot be loaded: {reason}") from error
+    tokenizer.padding_side = "right"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return encoder, tokenizer
+
+
+def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args) -> dict:
+    """One response to each problem, and its verdict, (B,)."""  # differs: one turn
+    # TURN 1: a ~ pi(.|s)
+    prompts = [common.encode_prompt(tokenizers[0], common.attempt_messages(p)) for p in problems]
+    turn_1 = generate(models[0], tokenizers[0], prompts, args.max_new_tokens, args)
+    rewards, verdict_log = common.verify_turns([turn_1["texts"]], problems, args)
+    (rewards_1,) = torch.tensor(rewards, device=models[0].device)
+    return {"attempt": turn_1, "rewards_1": rewards_1, "verdict_log": verdict_log}
+
+
+# ---- log-probabilities ----------------------------------------------------------------------------------------------
+
+
+def micro_batches(turn: dict, rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    """The rows in micro-batches of like length, so that one long problem does not pad all others."""
+    lengths = turn["prompt_mask"][rows].sum(1) + turn["response_mask"][rows].sum(1)
+    return rows[lengths.argsort(stable=True)].split(size)
+
+
+def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
+    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, D)."""
+    P, T = (int(turn[mask][rows].sum(1).max()) for mask in ("prompt_mask", "response_mask"))
+    ids = torch.cat([turn["prompt_ids"][rows][:, -P:], turn["response_ids"][rows][:, :T]], 1)  # (b, P+T)
+    mask = torch.cat([turn["prompt_mask"][rows][:, -P:], turn["response_mask"][rows][:, :T].long()], 1)  # (b, P+T)
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0)  # positions count real tokens, not the padding on the left
+    output = model.base_model(input_ids=ids, attention_mask=mask, position_ids=position_ids, use_cache=False)
+    return output.last_hidden_state
+
+
+def token_logprobs(model, hidden, turn, rows, args, reference=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """log pi(y_t | prompt, y_<t) at the sampling temperature for every response token, float32, zero elsewhere: (b, T).
+
+    Also the entropy of each token's distribution (only when no gradient is recorded) and, given a reference model, its
+    exact KL(pi || pi_ref). Logits are made for response tokens only, a chunk at a time, and made again in the backward
+    pass, so that (b, T, V) in float32 never exists at once.
+    """
+    T_all = turn["response_mask"].shape[1]
+    mask = turn["response_mask"][rows]  # (b, T_all)
+    T = int(mask.sum(1).max())
+    targets = turn["response_ids"][rows][mask]  # (N,)
+    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (N, D): the state before a token predicts it
+    reference_states = states.new_zeros(len(states), 0)
+    if reference is not None:
+        with torch.no_grad():
+            reference_states = hidden_states(reference, turn, rows)[:, -T - 1 : -1][mask[:, :T]]  # (N, D)
+
+    def chunk(states, reference_states, targets):  # (n, D), (n, D), (n,) -> 3 x (n,)
+        log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (n, V)
+        entropy = kl = torch.zeros_like(log_pi[:, 0])
+        if not torch.is_grad_enabled():
+            entropy = -(log_pi.exp() * log_pi).sum(-1)
+        if reference is not None:
+            with torch.no_grad():
+                logits = reference.get_output_embeddings()(reference_states).float()
+                log_ref = (logits / args.temperature).log_softmax(-1)  # (n, V)
+            kl = (log_pi.exp() * (log_pi - log_ref)).sum(-1)
+        return log_pi.gather(-1, targets[:, None]).squeeze(-1), entropy, kl
+
+    parts = [
+        checkpoint(chunk, *piece, use_reentrant=False, preserve_rng_state=False)  # nothing random is made again
+        for piece in zip(*(tensor.split(args.logits_chunk_size) for tensor in (states, reference_states, targets)))
+    ]
+    zeros = torch.zeros(len(rows), T_all, device=hidden.device)
+    return tuple(zeros.masked_scatter(mask, torch.cat(part)) for part in zip(*parts))  # 3 x (b, T_all)
+
+
+@torch.no_grad()
+def score(model, turn: dict, args: Args) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities (B, T) and entropies (B, T), without gradient."""
+    batches = micro_batches(turn, torch.arange(len(turn["response_ids"]), device=model.device), args.micro_batch_size)
+    parts = [token_logprobs(model, hidden_states(model, turn, rows), turn, rows, args)[:2] for rows in batches]
+    original_order = torch.cat(batches).argsort()
+    return tuple(torch.cat(part)[original_order] for part in zip(*parts))
+
+
+# ---- the method ----------------------------------------------------------------------------------------------------
+
+
+class Critic(torch.nn.Module):
+    """Double Q and double V on one encoder. Texts in, Q_1, Q_2 (b, 2) and V_1, V_2 (b, 2) out."""
+
+    def __init__(self, encoder, tokenizer, joint: bool):
+        super().__init__()
+        self.encoder, self.tokenizer, self.joint = encoder, tokenizer, joint
+        positions = getattr(encoder.config, "max_position_embeddings", 10**6) - 2  # RoBERTa's first two are no tokens
+        self.max_length = min(tokenizer.model_max_length, positions)
+        self.end = "" if tokenizer.num_special_tokens_to_add() else tokenizer.eos_token
+        D = encoder.config.hidden_size
+
+        def head(size: int) -> torch.nn.Module:
+            layers = (torch.nn.Linear(size, D), torch.nn.ReLU(), torch.nn.Linear(D, D), torch.nn.ReLU())
+            return torch.nn.Sequential(*layers, torch.nn.Linear(D, 1))
+
+        self.q_heads = torch.nn.ModuleList(head(D if joint else 2 * D) for _ in range(2))
+        self.v_heads = torch.nn.ModuleList(head(D) for _ in range(2))
+
+    def tokenize(self, *texts: list[str], max_length: int | None = None):
+        """Texts, or pairs of them from two lists; with max_length, what is longer is cut."""
+        texts = (*texts[:-1], [text + self.end for text in texts[-1]])
+        flags = {"truncation": max_length is not None, "max_length": max_length}
+        return self.tokenizer(*texts, padding=True, return_tensors="pt", **flags)
+
+    def encode(self, *texts: list[str]) -> torch.Tensor:
+        """The encoder's pooled state, or the mean over its tokens' states where it has no pooler: (b, D)."""
+        inputs = self.tokenize(*texts, max_length=self.max_length).to(self.encoder.device)
+        mask = inputs.attention_mask  # (b, L)
+        output = self.encoder(input_ids=inputs.input_ids, attention_mask=mask)
+        if getattr(output, "pooler_output", None) is not None:
+            return output.pooler_output
+        return (output.last_hidden_state * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+
+    def forward(self, states: list[str], actions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        s = self.encode(states)  # (b, D)
+        sa = self.encode(states, actions) if self.joint else torch.cat([s, self.encode(actions)], 1)  # (b, D or 2 D)
+        return torch.cat([q(sa) for q in self.q_heads], 1), torch.cat([v(s) for v in self.v_heads], 1)
+
+
+@torch.no_grad()
+def grade(critic: Critic, states: list[str], actions: list[str], size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Q and V, each (B, 2), without gradient and without dropout, which would make targets and advantages noisy."""
+    critic.eval()
+    parts = [critic(states[i : i + size], actions[i : i + size]) for i in range(0, len(states), size)]
+    return tuple(torch.cat(part) for part in zip(*parts))
+
+
+def critic_losses(q, v, rewards, target_q) -> tuple[torch.Tensor, torch.Tensor]:
+    """sum_i (Q_i(s,a) - r)^2 and sum_i (V_i(s) - Q^-_i(s,a'))^2: (b, 2), (b, 2), (b,), (b, 2) -> (b,), (b,)."""
+    return (q - rewards[:, None]).pow(2).sum(1), (v - target_q).pow(2).sum(1)
+
+
+def advantage(q: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """A = min_i Q_i(s,a) - min_i V_i(s): (B, 2), (B, 2) -> (B,)."""
+    return q.min(1).values - v.min(1).values
+
+
+@torch.no_grad()
+def polyak_step(target: Critic, critic: Critic, tau: float) -> None:
+    """theta^- <- theta^- + tau (theta - theta^-)."""
+    for average, weight in zip(target.parameters(), critic.parameters()):
+        average.lerp_(weight, tau)
+
+
+def auc(scores: torch.Tensor, rewards: torch.Tensor) -> float | None:
+    """The probability that a right response scores above a wrong one; None if all are right or all are wrong."""
+    right, wrong = scores[rewards == 1, None], scores[None, rewards == 0]
+    above = (right > wrong).double() + 0.5 * (right == wrong).double()
+    return above.mean().item() if above.numel() else None
+
+
+def token_baseline(head, hidden: torch.Tensor, turn: dict, rows: torch.Tensor) -> torch.Tensor:
+    """b_t of every response token, from the actor's state before it, so that no token sees itself: (b, T)."""
+    mask = turn["response_mask"][rows]  # (b, T)
+    T = int(mask.sum(1).max())
+    baselines = head(hidden[:, -T - 1 : -1].detach().float()).squeeze(-1)  # (b, T up to the longest)
+    return torch.nn.functional.pad(baselines, (0, mask.shape[1] - T))
+
+
+def accumulate_gradients(model, turn, advantages, args, baseline_head=None) -> tuple[float, float]:
+    """Adds the gradient of -mean_B[ sum_t (A - b_t) log pi(a_t) ] to .grad; returns the policy and the baseline loss.
+
+    The responses are fresh: no ratio. Sums over tokens are divided by B, so micro_batch_size is a memory knob only.
+    """  # differs: ArCHer's actor, no ratio and no KL
+    policy = baseline = 0.0
+    B = len(advantages)
+    model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
+    for mb in micro_batches(turn, torch.arange(B, device=model.device), args.micro_batch_size):
+        hidden = hidden_states(model, turn, mb)  # (b, P+T, D)
+        logprobs, _, _ = token_logprobs(model, hidden, turn, mb, args)  # (b, T)
+        mask = turn["response_mask"][mb]
+        A = advantages[mb, None].expand_as(logprobs)  # (b, T)
+        baseline_loss = torch.zeros(len(mb), device=model.device)
+        if baseline_head is not None:
+            b = token_baseline(baseline_head, hidden, turn, mb)  # (b, T)
+            baseline_loss = ((b - A).pow(2) * mask).sum(1)
+            A = A - b.detach()
+        loss = -(A * logprobs * mask).sum(1)
+        policy += loss.sum().item() / B
+        baseline += baseline_loss.sum().item() / B
+        ((loss + baseline_loss).sum() / B).backward()
+    return policy, baseline
+
+
+# ---- optimiser -----------------------------------------------------------------------------------------------------
+
+
+def master_weights(model) -> list[torch.nn.Parameter]:
+    """The float32 tensors that the optimiser moves: the weights themselves, or masters of bf16 weights.
+
+    A bf16 weight does not move at a learning rate near 1e-6: half of its last digit is more than the update. The
+    masters also gather the gradients of the micro-batches in float32.
+    """
+    masters = []
+    for weight in model.parameters():
+        if weight.dtype == torch.float32:
+            masters.append(weight)
+            continue
+        master = torch.nn.Parameter(weight.detach().float())
+
+        def move_gradient(weight, master=master):
+            gradient = weight.grad.float()
+            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+            weight.grad = None
+
+        weight.register_post_accumulate_grad_hook(move_gradient)
+        masters.append(master)
+    return masters
+
+
+def optimizer_step(optimizer, model, max_grad_norm: float) -> float:
+    """Clips, steps, copies the masters into the weights, clears the gradients. Returns the norm before clipping."""
+    masters = optimizer.param_groups[0]["params"]
+    norm = torch.nn.utils.clip_grad_norm_(masters, max_grad_norm).item()
+    optimizer.step()
+    with torch.no_grad():
+        for weight, master in zip(model.parameters(), masters):
+            if weight is not master:
+                weight.copy_(master)
+    optimizer.zero_grad()
+    return norm
+
+
+# ---- checkpoints and evaluation ------------------------------------------------------------------------------------
+
+
+def save_checkpoint(run_dir: Path, iteration: int, models: dict, trainer: dict, row: dict, keep: int) -> None:
+    """Writes checkpoint-{iteration}/: a save_pretrained folder for each (model, tokenizer), and trainer.pt.
+
+    Written under a temporary name, forced to the disk, then renamed: a kill leaves the last whole one. `row` goes to
+    checkpoints.jsonl. All but the newest `keep` and the best by training reward are deleted (0: none is).
+    """
+    final = run_dir / f"checkpoint-{iteration:06d}"
+    temporary = final.with_name(final.name + ".tmp")
+    for name, (model, tokenizer) in models.items():
+        model.save_pretrained(temporary / name)
+        tokenizer.save_pretrained(temporary / name)
+    torch.save(trainer, temporary / "trainer.pt")
+    for path in [*temporary.rglob("*"), temporary]:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    common.write_rows(run_dir / "checkpoints.jsonl", [{"iteration": iteration, "folder": final.name} | row])
+    os.replace(temporary, final)
+    old = sorted(run_dir.glob("checkpoint-*[0-9]"))[:-keep] if keep else []
+    for folder in {*old} - {common.best_checkpoint(run_dir)}:
+        shutil.rmtree(folder.rename(folder.with_name(folder.name + ".tmp")))
+
+
+def evaluate(iteration: int, models, tokenizers, problems: list[common.Problem], args: Args) -> dict:
+    """The eval/ metrics on held-out problems; saves the episodes and prints a line that stays.
+
+    Sampled as in training, but from a seed of its own that leaves training's random numbers as they were.
+    """  # differs: one turn
+    with torch.random.fork_rng():
+        torch.manual_seed(args.eval_seed)
+        episodes = run_episodes(models, tokenizers, problems, args)
+    rows = common.episode_rows(iteration, "eval", problems, episodes, args.save_episodes)
+    common.write_rows(Path(args.run_dir) / "episodes.jsonl", rows)
+    metrics = {"accuracy_1": episodes["rewards_1"].mean().item()}
+    tqdm.write(f"iteration {iteration:4d}  eval  " + "  ".join(f"{key} {value:.3f}" for key, value in metrics.items()))
+    return {f"eval/{key}": value for key, value in metrics.items()}
+
+
+# Every row of metrics.jsonl has every key; what was not measured in an iteration is null.
+METRICS = """
+    rollout/accuracy_1 rollout/reward rollout/response_length_1 rollout/truncated rollout/undecided
+    rollout/critic_auc rollout/advantage_auc rollout/critic_truncated
+    losses/policy_solver losses/critic_q losses/critic_v losses/baseline losses/entropy
+    losses/grad_norm_solver losses/grad_norm_critic losses/grad_norm_baseline
+    eval/accuracy_1
+    charts/episodes charts/seconds charts/verify_seconds charts/tokens_per_second charts/learning_rate
+""".split()
+
+
+def main(args: Args) -> None:
+    # What is wrong with the flags, the files or the models is found before anything is written.
+    common.check_args(args)
+    if args.rollout_size % args.critic_batch_size:
+        sizes = f"--rollout-size {args.rollout_size} does not divide by --critic-batch-size {args.critic_batch_size}"
+        raise common.InputError(sizes)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise common.InputError("--device cuda: torch finds no GPU here")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    dtype = {"auto": "bfloat16" if device == "cuda" else "float32"}.get(args.dtype, args.dtype)
+    place = (args, device, getattr(torch, dtype))
+    eval_dataset = args.eval_dataset or args.dataset
+    train_problems, eval_problems = common.load_train_and_eval(
+        args.dataset, args.split, eval_dataset, args.eval_split, args.eval_size, args.min_level, args.tests_in_prompt
+    )
+    sandbox = common.sandbox_for(train_problems + eval_problems, args.unsafe_code)
+    run_dir, resumed = common.find_run_folder(args)
+    args.run_dir = str(run_dir)
+    if args.track:
+        try:
+            import wandb
+        except ImportError as error:
+            raise common.InputError("--track needs Weights & Biases: pip install wandb") from error
+    random.seed(args.seed)
+    np.random.seed(args.seed)
+    torch.manual_seed(args.seed)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    policy_lm = args.policy_lm or common.embedded_model(train_problems)
+    if resumed:
+        solver, solver_tokenizer = load_lm(str(resumed / "solver"), "the checkpoint", *place)
+    else:
+        solver, solver_tokenizer = load_lm(policy_lm, "--policy-lm", *place)
+    models, tokenizers = (solver,), (solver_tokenizer,)
+    critic_lm = args.critic_lm or ("roberta-base" if args.policy_lm else policy_lm)
+    critic = Critic(*load_encoder(critic_lm, device), args.critic_input == "joint").to(device)
+    target = copy.deepcopy(critic).requires_grad_(False)
+    baseline_head = torch.nn.Linear(solver.config.hidden_size, 1, device=device) if args.use_baseline else None
+    problems = train_problems + eval_problems
+    prompts = [common.attempt_messages(p) for p in problems]
+    room = args.max_new_tokens
+    common.check_lengths(solver_tokenizer, prompts, problems, room, solver.config, "--policy-lm")
+    states = [common.attempt_messages(p)[0]["content"] + "\n" for p in train_problems]  # what the critic reads of s
+    buffer: dict[str, list] = {"problems": [], "responses": [], "rewards": []}  # D: rows of train_problems, texts, r
+
+    solver_optimizer = torch.optim.Adam(master_weights(solver), lr=args.learning_rate, betas=args.adam_betas)
+    critic_optimizer = torch.optim.Adam(critic.parameters(), lr=args.critic_lr, betas=args.adam_betas)
+    optimizers = [solver_optimizer, critic_optimizer]
+    if baseline_head:
+        optimizers.append(torch.optim.Adam(baseline_head.parameters(), lr=args.baseline_lr, betas=args.adam_betas))
+    start, start_time = 0, time.time()
+    if resumed:
+        try:
+            trainer = torch.load(resumed / "trainer.pt", map_location=device, weights_only=True)
+        except Exception as error:  # a file cut short fails in the zip reader or in the unpickler
+            reason = f"{resumed / 'trainer.pt'} is damaged: delete {resumed} to resume from the checkpoint before it"
+            raise common.InputError(reason) from error
+        start, start_time = trainer["iteration"], time.time() - trainer["seconds"]
+        for optimizer, state in zip(optimizers, trainer["optimizers"]):
+            optimizer.load_state_dict(state)
+        for optimizer, masters in zip(optimizers, trainer["masters"]):  # saved for bfloat16 only
+            for weight, master in zip(optimizer.param_groups[0]["params"], masters):
+                weight.data.copy_(master)
+        buffer = trainer["buffer"]
+        critic.load_state_dict(trainer["critic"])
+        target.load_state_dict(trainer["target"])
+        if baseline_head:
+            baseline_head.load_state_dict(trainer["baseline_head"])
+        torch.set_rng_state(trainer["rng"].cpu())
+        torch.cuda.set_rng_state_all([state.cpu() for state in trainer["cuda_rng"]])
+    common.open_run_folder(run_dir, args, start if resumed else -1)
+    if args.track:
+        wandb.init(project="textual-feedback-rl", id=run_dir.name, resume="allow", config=asdict(args))
+    sizes = f"{len(train_problems)} problems to train on, {len(eval_problems)} held out"
+    print(f"run folder {run_dir}: {sizes}; device {device}, weights in {dtype}{sandbox}")
+
+    if start == 0:
+        row = {"iteration": 0} | dict.fromkeys(METRICS)
+        row |= evaluate(0, models, tokenizers, eval_problems, args)
+        row |= {"charts/episodes": 0, "charts/seconds": time.time() - start_time}
+        common.write_rows(run_dir / "metrics.jsonl", [row])
+
+    progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
+    for iteration in progress:
+        iteration_time = time.time()
+        last = iteration == args.iterations
+        warmup = min(1.0, max(0, iteration - args.warmup_iterations) / max(1, args.lr_warmup_iterations))
+        solver_optimizer.param_groups[0]["lr"] = args.learning_rate * warmup
+
+        # ---- ROLLOUT
+        rows = common.problem_rows(iteration, args.rollout_size, len(train_problems), args.seed)
+        problems = [train_problems[row] for row in rows]
+        episodes = run_episodes(models, tokenizers, problems, args)
+        turn_1, rewards_1 = episodes["attempt"], episodes["rewards_1"]  # (B,)
+        for name, new in (("problems", rows), ("responses", turn_1["texts"]), ("rewards", rewards_1.tolist())):
+            buffer[name] = (buffer[name] + new)[-args.capacity :]
+
+        # ---- REWARDS AND ADVANTAGES
+        _, entropy_1 = score(solver, turn_1, args)  # (B, T)
+        # How well the critic grades responses that it has not been trained on yet.
+        rollout_states = [states[row] for row in rows]
+        q, v = grade(critic, rollout_states, turn_1["texts"], args.micro_batch_size)  # (B, 2), (B, 2)
+        critic_auc, advantage_auc = auc(q.min(1).values, rewards_1), auc(advantage(q, v), rewards_1)
+
+        # ---- UPDATE: the critic
+        losses = {name: [] for name in METRICS if name.startswith("losses/")}
+        draws = torch.randint(len(buffer["problems"]), (args.critic_epochs * args.rollout_size,)).tolist()
+        drawn = [train_problems[buffer["problems"][i]] for i in draws]
+        # a' ~ pi(.|s) for all critic steps at once: the actor does not move between them.
+        prompts = [common.encode_prompt(solver_tokenizer, common.attempt_messages(p)) for p in drawn]
+        fresh = generate(solver, solver_tokenizer, prompts, args.max_new_tokens, args)["texts"]
+        for i in range(0, len(draws), args.critic_batch_size):
+            batch, fresh_actions = draws[i : i + args.critic_batch_size], fresh[i : i + args.critic_batch_size]
+            batch_states = [states[buffer["problems"][i]] for i in batch]
+            actions = [buffer["responses"][i] for i in batch]
+            rewards = torch.tensor([buffer["rewards"][i] for i in batch], device=device)  # (B,)
+            target_q, _ = grade(target, batch_states, fresh_actions, args.micro_batch_size)  # (B, 2)
+            critic.train()
+            for mb in torch.arange(len(batch)).split(args.micro_batch_size):
+                q, v = critic([batch_states[i] for i in mb], [actions[i] for i in mb])
+                q_loss, v_loss = critic_losses(q, v, rewards[mb], target_q[mb])
+                ((q_loss + v_loss).sum() / len(batch)).backward()
+                losses["losses/critic_q"].append(q_loss.mean().item())
+                losses["losses/critic_v"].append(v_loss.mean().item())
+            norm = optimizer_step(critic_optimizer, critic, args.max_grad_norm)
+            losses["losses/grad_norm_critic"].append(norm)
+            polyak_step(target, critic, args.tau)
+
+        # The actor: each step on fresh responses, which the critic alone judges.
+        for _ in range(args.actor_epochs if iteration > args.warmup_iterations else 0):
+            draws = torch.randint(len(buffer["problems"]), (args.actor_batch_size,)).tolist()
+            drawn = [buffer["problems"][i] for i in draws]
+            prompts = [
+                common.encode_prompt(solver_tokenizer, common.attempt_messages(train_problems[i])) for i in drawn
+            ]
+            turn = generate(solver, solver_tokenizer, prompts, args.max_new_tokens, args)
+            A = advantage(*grade(critic, [states[i] for i in drawn], turn["texts"], args.micro_batch_size))  # (B,)
+            policy, baseline = accumulate_gradients(solver, turn, A, args, baseline_head)
+            losses["losses/policy_solver"].append(policy)
+            losses["losses/grad_norm_solver"].append(optimizer_step(solver_optimizer, solver, args.max_grad_norm))
+            if baseline_head:
+                losses["losses/baseline"].append(baseline)
+                norm = optimizer_step(optimizers[2], baseline_head, args.max_grad_norm)
+                losses["losses/grad_norm_baseline"].append(norm)
+
+        # ---- LOG
+        length_1 = turn_1["response_mask"].sum(1).float()
+        tokens = length_1.sum().item()
+        row = {"iteration": iteration} | dict.fromkeys(METRICS)
+        row["rollout/accuracy_1"] = row["rollout/reward"] = rewards_1.mean().item()
+        row["rollout/critic_auc"], row["rollout/advantage_auc"] = critic_auc, advantage_auc
+        lengths = critic.tokenize(rollout_states, turn_1["texts"]).attention_mask.sum(1)
+        row["rollout/critic_truncated"] = (lengths > critic.max_length).float().mean().item()
+        row["rollout/response_length_1"] = length_1.mean().item()
+        row["rollout/truncated"] = turn_1["truncated"].float().mean().item()
+        row |= episodes["verdict_log"]
+        row |= {name: float(np.mean(parts)) for name, parts in losses.items() if parts}
+        row["losses/entropy"] = (entropy_1.sum() / length_1.sum()).item()
+        row["charts/episodes"] = iteration * args.rollout_size
+        row["charts/tokens_per_second"] = tokens / (time.time() - iteration_time)
+        row["charts/learning_rate"] = args.learning_rate * warmup
+        progress.set_postfix_str(f"accuracy {row['rollout/accuracy_1']:.2f}, critic's AUC {critic_auc or 0:.2f}")
+
+        # ---- EVAL
+        if last or iteration % args.eval_every == 0:
+            saved = common.episode_rows(iteration, "rollout", problems, episodes, args.save_episodes)
+            common.write_rows(run_dir / "episodes.jsonl", saved)
+            row |= evaluate(iteration, models, tokenizers, eval_problems, args)
+        row["charts/seconds"] = time.time() - start_time
+        common.write_rows(run_dir / "metrics.jsonl", [row])
+        if args.track:
+            wandb.log(row, step=iteration)
+
+        # ---- CHECKPOINT
+        if last or iteration % args.save_every == 0:
+            trainer = {"iteration": iteration, "seconds": time.time() - start_time}
+            trainer |= {"optimizers": [o.state_dict() for o in optimizers], "buffer": buffer}
+            trainer |= {"critic": critic.state_dict(), "target": target.state_dict()}
+            if baseline_head:
+                trainer["baseline_head"] = baseline_head.state_dict()
+            masters = [[w.data for w in o.param_groups[0]["params"]] for o in optimizers]
+            trainer["masters"] = masters if dtype == "bfloat16" else []  # otherwise they are the models' weights
+            trainer |= {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
+            folders = {"solver": (solver, solver_tokenizer)}
+            recent = common.read_rows(run_dir / "metrics.jsonl")[-args.save_every :]
+            rewards = [past["rollout/reward"] for past in recent if past["iteration"]]
+            scores = {"mean_reward": float(np.mean(rewards))}  # of training, since the checkpoint before
+            scores["eval/accuracy_1"] = row["eval/accuracy_1"]
+            save_checkpoint(run_dir, iteration, folders, trainer, scores, args.keep_checkpoints)
+
+    more = common.command_line(args, "archer.py", if_run_exists="resume", iterations=2 * args.iterations)
+    best, last = common.best_checkpoint(run_dir), common.last_checkpoint(run_dir)
+    print(f"done: metrics.jsonl and episodes.jsonl are in {run_dir}, the models in {last}")
+    print(f"highest mean training reward: {best}; to train on: {more}")
+
+
+if __name__ == "__main__":
+    common.run(main, tyro.cli(Args, description=__doc__), "archer.py")
