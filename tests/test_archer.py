@@ -218,3 +218,42 @@ def test_the_actor_waits_for_the_critic_and_learns_from_it_alone(small, tmp_path
         assert first[f"losses/{name}"] is None and second[f"losses/{name}"] is not None, name
     for row in (first, second):
         assert row["losses/critic_q"] > 0 and row["losses/critic_v"] >= 0 and row["losses/grad_norm_critic"] > 0
+
+
+def test_the_values_learn_from_the_target_network_and_fresh_responses(small, monkeypatch, coin_rewards):
+    """V's target is Q^-(s, a') of a response sampled for it; Q's is the reward of the buffer's own response."""
+    sampled, graded, losses = [], [], []
+    generate, grade, critic_losses = archer.generate, archer.grade, archer.critic_losses
+
+    def recording_generate(*args):
+        sampled.append(generate(*args))
+        return sampled[-1]
+
+    def recording_grade(critic, states, actions, size):
+        trained = next(critic.parameters()).requires_grad
+        graded.append((trained, states, actions, grade(critic, states, actions, size)))
+        return graded[-1][3]
+
+    def recording_losses(q, v, rewards, target_q):
+        losses.append((rewards, target_q))
+        return critic_losses(q, v, rewards, target_q)
+
+    monkeypatch.setattr(archer, "generate", recording_generate)
+    monkeypatch.setattr(archer, "grade", recording_grade)
+    monkeypatch.setattr(archer, "critic_losses", recording_losses)
+    args = small(script=archer, iterations=1, critic_batch_size=4, critic_epochs=2, warmup_iterations=0)
+    args.actor_batch_size = 3
+    archer.main(args)
+    _, rollout, fresh, actor, _ = sampled  # the first evaluation, ..., the last
+    problems, _ = common.load_train_and_eval(args.dataset, "train", args.dataset, "test", 4)
+    rows = common.problem_rows(1, 4, len(problems), args.seed)
+    states = {common.attempt_messages(problems[row])[0]["content"] + "\n": row for row in rows}
+    rewards = dict(zip(rows, map(float, coins(rollout["texts"], [problems[row] for row in rows]))))
+    measured, *targets, advantages = graded
+    assert measured[0] and measured[2] == rollout["texts"]
+    assert len(targets) == len(losses) == 2
+    assert targets[0][2] + targets[1][2] == fresh["texts"] != rollout["texts"] * 2
+    for (trained, batch_states, _, (q, _)), (batch_rewards, target_q) in zip(targets, losses):
+        assert not trained and torch.equal(q, target_q)
+        assert batch_rewards.tolist() == [rewards[states[state]] for state in batch_states]
+    assert advantages[0] and advantages[2] == actor["texts"]

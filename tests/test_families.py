@@ -7,7 +7,10 @@ import torch
 import transformers
 from conftest import small_args
 
+import archer
 import mlmt_rl
+import rl_guided_score
+import score
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}\n{% endfor %}<|assistant|>"
@@ -64,3 +67,31 @@ def test_two_families_train_together(families, problem_file, tmp_path, dtype, mo
         assert trained.dtype == getattr(torch, dtype) and type(trained) is type(initial)
         moved = [not torch.equal(a, b.to(a.dtype)) for a, b in zip(trained.parameters(), initial.parameters())]
         assert all(moved[:1]) and sum(moved) > len(moved) / 2
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> str:
+    """A RoBERTa for archer.py's critic, with a tokenizer that pads."""
+    torch.manual_seed(0)
+    tokenizer = transformers.AutoTokenizer.from_pretrained("tiny")
+    config = transformers.RobertaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=130, pad_token_id=tokenizer.pad_token_id, **SIZES
+    )
+    folder = tmp_path_factory.mktemp("encoder")
+    transformers.RobertaModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("script", [score, rl_guided_score, archer], ids=lambda script: script.__name__)
+def test_siblings_train_another_family(families, encoder, problem_file, tmp_path, script, monkeypatch):
+    """A Qwen2 with a chat template in bfloat16; the critic is a RoBERTa with its pooler."""
+    monkeypatch.setattr(mlmt_rl.common, "judge_all", lambda texts, *rest: [i % 2 == 1 for i in range(len(texts))])
+    flags = {"policy_lm": families["qwen2"], "dtype": "bfloat16", "gradient_checkpointing": True, "iterations": 1}
+    if script is archer:
+        flags |= {"critic_lm": encoder, "critic_batch_size": 4, "actor_batch_size": 4, "warmup_iterations": 0}
+    script.main(small_args(problem_file, tmp_path / "run", script=script, **flags))
+    (row,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()][1:]
+    assert row["losses/grad_norm_solver"] > 0
+    if script is archer:
+        assert row["losses/grad_norm_critic"] > 0 and row["rollout/critic_truncated"] == 0

@@ -407,6 +407,29 @@ def test_only_the_newest_checkpoints_are_kept(small, tmp_path, coin_rewards):
     assert [row["iteration"] for row in rows] == [1, 2, 3, 4]
 
 
+def test_the_best_checkpoint_by_training_reward_is_kept_too(small, tmp_path, monkeypatch):
+    """Red if the best is taken from an evaluation, from one iteration alone, or is deleted with the old ones."""
+    shares = {1: 0.0, 2: 0.75, 3: 0.25, 4: 0.25, 5: 0.5, 6: 0.0, 7: 0.0, 8: 0.25}  # right refinements, by iteration
+    calls = []
+
+    def judge_all(responses, problems, *flags):
+        calls.append(len(responses))
+        turn = len(calls) - 3  # two evaluated turns before the first iteration, then two turns an iteration
+        share = shares.get(turn // 2 + 1, 1.0) if turn >= 0 else 1.0  # every evaluation is all right
+        return [i < share * len(responses) for i in range(len(responses))]
+
+    monkeypatch.setattr(common, "judge_all", judge_all)
+    mlmt_rl.main(small(iterations=8, save_every=2, keep_checkpoints=1, eval_every=100))
+    rows = read_jsonl(tmp_path / "run" / "checkpoints.jsonl")
+    assert [row["mean_reward"] for row in rows] == [0.375, 0.25, 0.25, 0.125]
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == [
+        "checkpoint-000002",
+        "checkpoint-000008",
+    ]
+    assert common.best_checkpoint(tmp_path / "run").name == "checkpoint-000002"
+    assert common.last_checkpoint(tmp_path / "run").name == "checkpoint-000008"
+
+
 def test_config_holds_every_flag(finished):
     """Red if a run cannot be told from its folder: a flag, the commit or a version is missing."""
     config = json.loads((Path(finished.run_dir) / "config.json").read_text())
