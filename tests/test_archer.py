@@ -93,8 +93,10 @@ def test_the_token_baseline_is_read_before_its_token_and_moves_no_actor():
     gradient(ACTOR)
     _, loss = archer.accumulate_gradients(ACTOR, TURN, A, ARGS, head)
     mask = TURN["response_mask"]
-    assert loss == pytest.approx((((b - A[:, None]) ** 2) * mask).sum().item() / 7, rel=1e-5)
-    assert head.weight.grad.abs().max() > 0
+    squares = ((b - A[:, None]).pow(2) * mask).sum() / 7
+    assert loss == pytest.approx(squares.item(), rel=1e-5)
+    of_head = gradient(head)  # of its own loss alone, not of the policy's
+    assert same(of_head, gradient(head, squares), 1e-5) and of_head.abs().max() > 0.1
     # Only the policy's part reaches the actor: -(A - b_t) grad log pi(a_t), by autograd from plain forward passes.
     mine = gradient(ACTOR)
     total = 0.0
@@ -178,6 +180,7 @@ def test_a_roberta_is_pooled_truncated_and_graded_without_dropout(tmp_path):
     critic = archer.Critic(*archer.load_encoder(str(tmp_path), "cpu"), joint=True)
     assert critic.max_length == 40
     states, actions = ["How many? " * 20] * 4, ["\\boxed{1}"] * 4
+    critic.train()
     first, second = (archer.grade(critic, states, actions, 4) for _ in range(2))
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
     critic.train()
@@ -220,7 +223,7 @@ def test_the_actor_waits_for_the_critic_and_learns_from_it_alone(small, tmp_path
         assert row["losses/critic_q"] > 0 and row["losses/critic_v"] >= 0 and row["losses/grad_norm_critic"] > 0
 
 
-def test_the_values_learn_from_the_target_network_and_fresh_responses(small, monkeypatch, coin_rewards):
+def test_the_values_learn_from_the_target_network_and_fresh_responses(small, tmp_path, monkeypatch, coin_rewards):
     """V's target is Q^-(s, a') of a response sampled for it; Q's is the reward of the buffer's own response."""
     sampled, graded, losses = [], [], []
     generate, grade, critic_losses = archer.generate, archer.grade, archer.critic_losses
@@ -230,8 +233,8 @@ def test_the_values_learn_from_the_target_network_and_fresh_responses(small, mon
         return sampled[-1]
 
     def recording_grade(critic, states, actions, size):
-        trained = next(critic.parameters()).requires_grad
-        graded.append((trained, states, actions, grade(critic, states, actions, size)))
+        weight = next(critic.parameters())
+        graded.append((weight.requires_grad, states, actions, grade(critic, states, actions, size), weight.clone()))
         return graded[-1][3]
 
     def recording_losses(q, v, rewards, target_q):
@@ -241,19 +244,24 @@ def test_the_values_learn_from_the_target_network_and_fresh_responses(small, mon
     monkeypatch.setattr(archer, "generate", recording_generate)
     monkeypatch.setattr(archer, "grade", recording_grade)
     monkeypatch.setattr(archer, "critic_losses", recording_losses)
-    args = small(script=archer, iterations=1, critic_batch_size=4, critic_epochs=2, warmup_iterations=0)
-    args.actor_batch_size = 3
+    flags = {"rollout_size": 8, "critic_batch_size": 4, "critic_epochs": 1, "actor_batch_size": 3}
+    args = small(script=archer, iterations=1, warmup_iterations=0, **flags)
     archer.main(args)
     _, rollout, fresh, actor, _ = sampled  # the first evaluation, ..., the last
     problems, _ = common.load_train_and_eval(args.dataset, "train", args.dataset, "test", 4)
-    rows = common.problem_rows(1, 4, len(problems), args.seed)
+    rows = common.problem_rows(1, 8, len(problems), args.seed)
     states = {common.attempt_messages(problems[row])[0]["content"] + "\n": row for row in rows}
     rewards = dict(zip(rows, map(float, coins(rollout["texts"], [problems[row] for row in rows]))))
     measured, *targets, advantages = graded
     assert measured[0] and measured[2] == rollout["texts"]
     assert len(targets) == len(losses) == 2
-    assert targets[0][2] + targets[1][2] == fresh["texts"] != rollout["texts"] * 2
-    for (trained, batch_states, _, (q, _)), (batch_rewards, target_q) in zip(targets, losses):
+    assert targets[0][2] + targets[1][2] == fresh["texts"] != rollout["texts"]
+    assert not torch.equal(targets[0][4], targets[1][4])  # the target network has made its step
+    for (trained, batch_states, _, (q, _), _), (batch_rewards, target_q) in zip(targets, losses):
         assert not trained and torch.equal(q, target_q)
         assert batch_rewards.tolist() == [rewards[states[state]] for state in batch_states]
     assert advantages[0] and advantages[2] == actor["texts"]
+    (row,) = read_jsonl(tmp_path / "run" / "metrics.jsonl")[1:]
+    verdicts, (q, v) = torch.tensor([rewards[i] for i in rows]), measured[3]
+    assert row["rollout/critic_auc"] == archer.auc(q.min(1).values, verdicts)
+    assert row["rollout/advantage_auc"] == archer.auc(archer.advantage(q, v), verdicts)

@@ -175,18 +175,38 @@ def test_ablations_leave_a_turn_without_reward(turns, trained):
 # ---- the loop ------------------------------------------------------------------------------------------------------
 
 
-def trained_rows(script, monkeypatch, args) -> list[tuple[list[int], float]]:
-    """(rows, weight of the KL) of each optimiser batch of a run, turn by turn."""
+def trained_batches(script, monkeypatch, args) -> list[tuple]:
+    """(turn, rows, their advantages, weight of the KL) of each optimiser batch of a run, turn by turn."""
     seen = []
     accumulate = script.accumulate_gradients
 
     def recording(model, turn, rows, advantages, kl_coef, *rest):
-        seen.append((sorted(rows.tolist()), kl_coef))
+        rows = rows.sort().values
+        seen.append((turn, rows.tolist(), advantages[rows].tolist(), kl_coef))
         return accumulate(model, turn, rows, advantages, kl_coef, *rest)
 
     monkeypatch.setattr(script, "accumulate_gradients", recording)
     script.main(args)
     return seen
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_each_turn_is_trained_by_its_own_credit(small, monkeypatch, coin_rewards, script):
+    names = ("attempt", "feedback", "refinement") if script is rl_guided_score else ("attempt", "refinement")
+    credits = {name: torch.arange(4) + 10.0 * i for i, name in enumerate(names, 1)}
+    monkeypatch.setattr(script, "credit", lambda *_: tuple(credits.values()))
+    episodes = {}
+    run_episodes = script.run_episodes
+    monkeypatch.setattr(script, "run_episodes", lambda *rest: episodes.setdefault(len(episodes), run_episodes(*rest)))
+    flags = {"iterations": 1, "stage1_iterations": 1, "kl_coef": 0.1, "beta2": 0.4}
+    flags |= {"guidance_kl_coef": 0.2} if script is rl_guided_score else {}
+    seen = trained_batches(script, monkeypatch, small(script=script, **flags))
+    weights = {"attempt": 0.5, "feedback": 0.2, "refinement": 0.1}
+    assert len(seen) == len(names)
+    for turn, rows, advantages, kl_coef in seen:
+        (name,) = [name for name in names if episodes[1][name] is turn]  # 0: the first evaluation
+        assert rows == [0, 1, 2, 3] and advantages == credits[name].tolist()
+        assert kl_coef == pytest.approx(weights[name])
 
 
 def test_first_attempts_of_the_initial_model_are_not_trained_on(small, monkeypatch, coin_rewards):
@@ -201,12 +221,17 @@ def test_first_attempts_of_the_initial_model_are_not_trained_on(small, monkeypat
     monkeypatch.setattr(score, "generate", recording)
     flags = {"iterations": 2, "stage1_iterations": 1, "offline_first_turn": 0.5, "rollout_size": 8, "eval_every": 9}
     flags |= {"kl_estimator": "k2_loss", "beta2": 0.4, "kl_coef": 0.1}
-    seen = trained_rows(score, monkeypatch, small(script=score, **flags))
+    seen = trained_batches(score, monkeypatch, small(script=score, **flags))
     stage1_first, stage1_second, stage2_first, stage2_second = seen
-    assert stage1_first[0] == stage1_second[0] == stage2_second[0] == list(range(8))
-    assert stage2_first[0] == [4, 5, 6, 7]
-    # Its mean over four rows, times a half, is the sum over eight: sums are divided by the whole batch.
-    assert (stage1_first[1], stage2_first[1], stage2_second[1]) == pytest.approx((0.5, 0.05, 0.1))
+    assert stage1_first[1] == stage1_second[1] == stage2_second[1] == list(range(8))
+    assert stage2_first[1] == [4, 5, 6, 7]
+    # A mean over four rows, times a half, is the sum over four by eight: sums are divided by the whole batch.
+    assert (stage1_first[3], stage2_first[3], stage2_second[3]) == pytest.approx((0.5, 0.05, 0.1))
+    assert 0.5 in stage2_first[2] and set(stage2_first[2]) <= {0.0, 0.5}
+    _, tokenizer = score.load_lm("tiny", "", score.Args(), "cpu", torch.float32)
+    turn = stage2_first[0]
+    for ids, mask, text in zip(turn["response_ids"], turn["response_mask"], turn["texts"], strict=True):
+        assert tokenizer.decode(ids[mask], skip_special_tokens=True) == text
     rollout = models[2:]  # after the first evaluation's two turns
     solver = rollout[0][0]
     assert [(model == solver, size) for model, size in rollout[:5]] == [
