@@ -9,6 +9,9 @@ import re
 from pathlib import Path
 
 import pytest
+import tyro
+
+import common
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = [path for path in sorted(ROOT.glob("*.py")) if path.name != "common.py"]
@@ -157,6 +160,20 @@ def test_readme_commands():
     flags = {field.name.replace("_", "-") for args in arguments for field in dataclasses.fields(args)} | {"beta1"}
     named = {name.removeprefix("no-") for name in re.findall(r"--([a-z][a-z0-9-]+)", README.replace(block, ""))}
     assert named - flags - {"help", "check"} == set()
+
+
+def test_commands_of_the_readme_are_understood():
+    """Every `python SCRIPT.py ...` of a block parses, and its sizes divide."""
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
+    modules = {path.name: load(path) for path in SCRIPTS}
+    commands = [
+        line.split() for line in blocks.splitlines() if line.startswith("python ") and line.split()[1] in modules
+    ]
+    assert {command[1] for command in commands} == set(modules)
+    for _, script, *flags in commands:
+        args = tyro.cli(modules[script].Args, args=flags)
+        common.check_args(args)
+        assert args.policy_lm and args.rollout_size % getattr(args, "critic_batch_size", 1) == 0
 
 
 def test_line_counts_in_the_readme():
