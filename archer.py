@@ -138,7 +138,7 @@ class Args:
     """Adam's decay rates"""
     max_grad_norm: float = 1.0
     """the gradient of each network is clipped to this norm"""
-    micro_batch_size: int = 16
+    micro_batch_size: int = 64
     """sequences of one forward and backward pass (memory only)"""
     logits_chunk_size: int = 1024
     """response tokens whose logits exist at once, (chunk, V) in float32 (memory only)"""
