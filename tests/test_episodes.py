@@ -36,7 +36,7 @@ def sampled() -> tuple:
     problems = three_steps("train")[:16]
     args = small_args("arithmetic", "none", temperature=1.0, max_new_tokens=32, max_feedback_tokens=32)
     torch.manual_seed(3)
-    return problems, mlmt_rl.run_episodes(model, model, (tokenizer, tokenizer), problems, args), tokenizer
+    return problems, mlmt_rl.run_episodes((model, model), (tokenizer, tokenizer), problems, args), tokenizer
 
 
 def test_the_texts_are_those_of_the_tokens_under_training(sampled):

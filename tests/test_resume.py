@@ -373,14 +373,14 @@ def test_a_kill_at_any_moment_leaves_whole_checkpoints(tmp_path, monkeypatch):
         run_dir = tmp_path / str(moment)
         run_dir.mkdir()
         models = {"solver": (Saved("weights"), Saved("tokenizer"))}
-        mlmt_rl.save_checkpoint(run_dir, 1, models, {"iteration": 1}, {}, 1)
+        mlmt_rl.save_checkpoint(run_dir, 1, models, {"iteration": 1}, {"mean_reward": 0.0}, 1)
         events.clear()
         finished = True
         with monkeypatch.context() as patch:
             for module, name in watched:
                 patch.setattr(module, name, killed_at(moment, getattr(module, name)))
             try:
-                mlmt_rl.save_checkpoint(run_dir, 2, models, {"iteration": 2}, {}, 1)
+                mlmt_rl.save_checkpoint(run_dir, 2, models, {"iteration": 2}, {"mean_reward": 1.0}, 1)
             except Killed:
                 finished = False
         last = common.last_checkpoint(run_dir)
