@@ -558,7 +558,7 @@ def main(args: Args) -> None:
     else:
         solver, solver_tokenizer = load_lm(policy_lm, "--policy-lm", *place)
     models, tokenizers = (solver,), (solver_tokenizer,)
-    critic_lm = args.critic_lm or ("roberta-base" if args.policy_lm else policy_lm)
+    critic_lm = args.critic_lm or (policy_lm if policy_lm in ("tiny", "tiny/functions") else "roberta-base")
     critic = Critic(*load_encoder(critic_lm, device), args.critic_input == "joint").to(device)
     target = copy.deepcopy(critic).requires_grad_(False)
     baseline_head = torch.nn.Linear(solver.config.hidden_size, 1, device=device) if args.use_baseline else None

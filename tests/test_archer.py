@@ -213,7 +213,7 @@ def test_the_actor_waits_for_the_critic_and_learns_from_it_alone(small, tmp_path
 
     monkeypatch.setattr(common, "judge_all", judge_all)
     flags = {"script": archer, "iterations": 2, "warmup_iterations": 1, "critic_batch_size": 4, "actor_batch_size": 3}
-    archer.main(small(**flags, eval_every=9, save_every=1, use_baseline=True))
+    archer.main(small(**flags, eval_every=9, save_every=1, use_baseline=True, policy_lm="tiny"))
     assert judged == [4, 4, 4, 4]  # evaluation, two rollouts, evaluation
     first, second = read_jsonl(tmp_path / "run" / "metrics.jsonl")[1:]
     assert list(first) == list(second) == ["iteration", *archer.METRICS]
