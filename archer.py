@@ -109,7 +109,7 @@ class Args:
     capacity: int = 100_000
     """transitions that the replay buffer holds; the oldest are dropped first"""
     warmup_iterations: int = 10
-    """first iterations, in which only the critic learns"""
+    """first iterations, in which only the critic learns; the rise of the learning rate follows"""
     critic_epochs: int = 4
     """for each of them as many transitions as a rollout has are drawn from the buffer, for the critic to learn from"""
     critic_batch_size: int = 64
@@ -155,7 +155,7 @@ class Args:
     save_every: int = 10
     """write a checkpoint after every n-th iteration, and after the last"""
     keep_checkpoints: int = 2
-    """checkpoints to keep; older ones are deleted; 0 keeps all"""
+    """newest checkpoints to keep, beside the best one by training reward; 0 keeps all"""
 
 
 # ---- models and rollout --------------------------------------------------------------------------------------------
@@ -166,8 +166,7 @@ def load_lm(name: str, flag: str, args: Args, device: str, dtype: torch.dtype):
 
     Dropout is set to zero: the trainer must see the very policy that sampled.
     """
-    beside = Path(__file__).parent / name  # "tiny" is found from any working directory
-    source = str(beside) if beside.is_dir() and not Path(name).is_dir() else name
+    source = common.model_source(name)
     try:
         config = AutoConfig.from_pretrained(source)
         for key in [key for key, value in vars(config).items() if "drop" in key and isinstance(value, float)]:
@@ -175,9 +174,7 @@ def load_lm(name: str, flag: str, args: Args, device: str, dtype: torch.dtype):
         model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype).to(device)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
-        reason = str(error).strip().splitlines()[0]
-        reason = reason if Path(source).is_dir() else f"there is no such folder, and from the hub: {reason}"
-        raise common.InputError(f"{flag} {name} cannot be loaded: {reason}") from error
+        raise common.not_loaded(flag, name, error) from error
     if args.chat_template == "on" and not tokenizer.chat_template:
         raise common.InputError(f"--chat-template on: the tokenizer of {flag} {name} has no chat template")
     if args.chat_template == "off":
@@ -238,14 +235,12 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
 
 def load_encoder(name: str, device: str):
     """The critic's encoder and its tokenizer, in float32, from a folder or the hub. Raises InputError."""
-    beside = Path(__file__).parent / name
+    source = common.model_source(name)
     try:
-        source = str(beside) if beside.is_dir() and not Path(name).is_dir() else name
         encoder = AutoModel.from_pretrained(source, dtype=torch.float32).to(device)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
-        reason = str(error).strip().splitlines()[0]
-        raise common.InputError(f"--critic-lm {name} cannot be loaded: {reason}") from error
+        raise common.not_loaded("--critic-lm", name, error) from error
     tokenizer.padding_side = "right"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return encoder, tokenizer
@@ -337,7 +332,7 @@ class Critic(torch.nn.Module):
         self.encoder, self.tokenizer, self.joint = encoder, tokenizer, joint
         positions = getattr(encoder.config, "max_position_embeddings", 10**6) - 2  # RoBERTa's first two are no tokens
         self.max_length = min(tokenizer.model_max_length, positions)
-        self.end = "" if tokenizer.num_special_tokens_to_add() else tokenizer.eos_token
+        self.end = "" if tokenizer.num_special_tokens_to_add() else tokenizer.eos_token or ""
         D = encoder.config.hidden_size
 
         def head(size: int) -> torch.nn.Module:
@@ -527,9 +522,6 @@ METRICS = """
 def main(args: Args) -> None:
     # What is wrong with the flags, the files or the models is found before anything is written.
     common.check_args(args)
-    if args.rollout_size % args.critic_batch_size:
-        sizes = f"--rollout-size {args.rollout_size} does not divide by --critic-batch-size {args.critic_batch_size}"
-        raise common.InputError(sizes)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise common.InputError("--device cuda: torch finds no GPU here")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
@@ -558,7 +550,7 @@ def main(args: Args) -> None:
     else:
         solver, solver_tokenizer = load_lm(policy_lm, "--policy-lm", *place)
     models, tokenizers = (solver,), (solver_tokenizer,)
-    critic_lm = args.critic_lm or (policy_lm if policy_lm in ("tiny", "tiny/functions") else "roberta-base")
+    critic_lm = args.critic_lm or (policy_lm if policy_lm in common.EMBEDDED_MODELS else "roberta-base")
     critic = Critic(*load_encoder(critic_lm, device), args.critic_input == "joint").to(device)
     target = copy.deepcopy(critic).requires_grad_(False)
     baseline_head = torch.nn.Linear(solver.config.hidden_size, 1, device=device) if args.use_baseline else None
@@ -566,6 +558,7 @@ def main(args: Args) -> None:
     prompts = [common.attempt_messages(p) for p in problems]
     room = args.max_new_tokens
     common.check_lengths(solver_tokenizer, prompts, problems, room, solver.config, "--policy-lm")
+    train_prompts = [common.encode_prompt(solver_tokenizer, common.attempt_messages(p)) for p in train_problems]
     states = [common.attempt_messages(p)[0]["content"] + "\n" for p in train_problems]  # what the critic reads of s
     buffer: dict[str, list] = {"problems": [], "responses": [], "rewards": []}  # D: rows of train_problems, texts, r
 
@@ -631,23 +624,26 @@ def main(args: Args) -> None:
         # ---- UPDATE: the critic
         losses = {name: [] for name in METRICS if name.startswith("losses/")}
         draws = torch.randint(len(buffer["problems"]), (args.critic_epochs * args.rollout_size,)).tolist()
-        drawn = [train_problems[buffer["problems"][i]] for i in draws]
         # a' ~ pi(.|s) for all critic steps at once: the actor does not move between them.
-        prompts = [common.encode_prompt(solver_tokenizer, common.attempt_messages(p)) for p in drawn]
-        fresh = generate(solver, solver_tokenizer, prompts, args.max_new_tokens, args)["texts"]
-        for i in range(0, len(draws), args.critic_batch_size):
-            batch, fresh_actions = draws[i : i + args.critic_batch_size], fresh[i : i + args.critic_batch_size]
+        prompts = [train_prompts[buffer["problems"][i]] for i in draws]
+        turn = generate(solver, solver_tokenizer, prompts, args.max_new_tokens, args)
+        tokens = turn_1["response_mask"].sum().item() + turn["response_mask"].sum().item()
+        for first in range(0, len(draws), args.critic_batch_size):
+            batch = draws[first : first + args.critic_batch_size]
+            fresh_actions = turn["texts"][first : first + args.critic_batch_size]
             batch_states = [states[buffer["problems"][i]] for i in batch]
             actions = [buffer["responses"][i] for i in batch]
             rewards = torch.tensor([buffer["rewards"][i] for i in batch], device=device)  # (B,)
             target_q, _ = grade(target, batch_states, fresh_actions, args.micro_batch_size)  # (B, 2)
             critic.train()
+            q_sum = v_sum = 0.0
             for mb in torch.arange(len(batch)).split(args.micro_batch_size):
                 q, v = critic([batch_states[i] for i in mb], [actions[i] for i in mb])
                 q_loss, v_loss = critic_losses(q, v, rewards[mb], target_q[mb])
                 ((q_loss + v_loss).sum() / len(batch)).backward()
-                losses["losses/critic_q"].append(q_loss.mean().item())
-                losses["losses/critic_v"].append(v_loss.mean().item())
+                q_sum, v_sum = q_sum + q_loss.sum().item(), v_sum + v_loss.sum().item()
+            losses["losses/critic_q"].append(q_sum / len(batch))
+            losses["losses/critic_v"].append(v_sum / len(batch))
             norm = optimizer_step(critic_optimizer, critic, args.max_grad_norm)
             losses["losses/grad_norm_critic"].append(norm)
             polyak_step(target, critic, args.tau)
@@ -656,11 +652,10 @@ def main(args: Args) -> None:
         for _ in range(args.actor_epochs if iteration > args.warmup_iterations else 0):
             draws = torch.randint(len(buffer["problems"]), (args.actor_batch_size,)).tolist()
             drawn = [buffer["problems"][i] for i in draws]
-            prompts = [
-                common.encode_prompt(solver_tokenizer, common.attempt_messages(train_problems[i])) for i in drawn
-            ]
+            prompts = [train_prompts[row] for row in drawn]
             turn = generate(solver, solver_tokenizer, prompts, args.max_new_tokens, args)
-            A = advantage(*grade(critic, [states[i] for i in drawn], turn["texts"], args.micro_batch_size))  # (B,)
+            tokens += turn["response_mask"].sum().item()
+            A = advantage(*grade(critic, [states[row] for row in drawn], turn["texts"], args.micro_batch_size))  # (B,)
             policy, baseline = accumulate_gradients(solver, turn, A, args, baseline_head)
             losses["losses/policy_solver"].append(policy)
             losses["losses/grad_norm_solver"].append(optimizer_step(solver_optimizer, solver, args.max_grad_norm))
@@ -671,7 +666,6 @@ def main(args: Args) -> None:
 
         # ---- LOG
         length_1 = turn_1["response_mask"].sum(1).float()
-        tokens = length_1.sum().item()
         row = {"iteration": iteration} | dict.fromkeys(METRICS)
         row["rollout/accuracy_1"] = row["rollout/reward"] = rewards_1.mean().item()
         row["rollout/critic_auc"], row["rollout/advantage_auc"] = critic_auc, advantage_auc
@@ -710,7 +704,7 @@ def main(args: Args) -> None:
             folders = {"solver": (solver, solver_tokenizer)}
             recent = common.read_rows(run_dir / "metrics.jsonl")[-args.save_every :]
             rewards = [past["rollout/reward"] for past in recent if past["iteration"]]
-            scores = {"mean_reward": float(np.mean(rewards))}  # of training, since the checkpoint before
+            scores = {"mean_reward": float(np.mean(rewards))}  # of the last save_every iterations
             scores["eval/accuracy_1"] = row["eval/accuracy_1"]
             save_checkpoint(run_dir, iteration, folders, trainer, scores, args.keep_checkpoints)
 

@@ -25,7 +25,7 @@ from problems import InputError, Problem
 from problems.loading import load_problems, load_train_and_eval
 from verifiers.code_answers import extract_code, judge_code, verify_code
 from verifiers.math_answers import extract_answer, judge_math, verify_math
-from verifiers.sandbox import SandboxError, cores, start_sandbox
+from verifiers.sandbox import TIMEOUT, SandboxError, cores, start_sandbox
 
 __all__ = ["InputError", "Problem", "extract_answer", "extract_code", "load_problems", "load_train_and_eval"]
 __all__ += ["start_sandbox", "verify_code", "verify_math"]
@@ -115,7 +115,7 @@ def check_lengths(tokenizer, prompts: list[Messages], problems: list[Problem], r
 # ---- rewards and order ---------------------------------------------------------------------------------------------
 
 
-def judge(response: str, problem: Problem, strict_answers: bool = False, code_timeout: float = 5.0) -> bool | None:
+def judge(response: str, problem: Problem, strict_answers: bool = False, code_timeout: float = TIMEOUT) -> bool | None:
     """Whether a response is right, None if that could not be decided within the verifier's bounds.
 
     It sees the response, never the prompt. Maths: the final answer equals the gold answer; strict_answers accepts a box
@@ -127,7 +127,7 @@ def judge(response: str, problem: Problem, strict_answers: bool = False, code_ti
 
 
 def judge_all(
-    responses: list[str], problems: list[Problem], strict_answers: bool = False, code_timeout: float = 5.0
+    responses: list[str], problems: list[Problem], strict_answers: bool = False, code_timeout: float = TIMEOUT
 ) -> list[bool | None]:
     """`judge` for each pair, in order; programs run side by side on the machine's cores."""
     pairs = list(zip(responses, problems, strict=True))
@@ -137,13 +137,13 @@ def judge_all(
         return list(pool.map(lambda pair: judge(*pair, strict_answers, code_timeout), pairs))
 
 
-def verify(response: str, problem: Problem, strict_answers: bool = False, code_timeout: float = 5.0) -> float:
+def verify(response: str, problem: Problem, strict_answers: bool = False, code_timeout: float = TIMEOUT) -> float:
     """The reward: 1.0 if `judge` finds the response right, else 0.0; undecided counts as wrong."""
     return float(judge(response, problem, strict_answers, code_timeout) is True)
 
 
 def verify_all(
-    responses: list[str], problems: list[Problem], strict_answers: bool = False, code_timeout: float = 5.0
+    responses: list[str], problems: list[Problem], strict_answers: bool = False, code_timeout: float = TIMEOUT
 ) -> list[float]:
     """The rewards of all pairs, in order."""
     return [float(verdict is True) for verdict in judge_all(responses, problems, strict_answers, code_timeout)]
@@ -163,9 +163,25 @@ def sandbox_for(problems: list[Problem], unsafe: bool) -> str:
     return f"; programs run under {start_sandbox(unsafe)}" if any(problem.tests for problem in problems) else ""
 
 
+EMBEDDED_MODELS = ("tiny", "tiny/functions")  # one writes solutions, the other programs
+
+
 def embedded_model(problems: list[Problem]) -> str:
-    """The folder of the embedded model for these problems: one writes solutions, the other programs."""
-    return "tiny/functions" if any(problem.tests for problem in problems) else "tiny"
+    """The folder of the embedded model for these problems."""
+    return EMBEDDED_MODELS[any(problem.tests for problem in problems)]
+
+
+def model_source(name: str) -> str:
+    """A folder or hub name as transformers takes it; "tiny" is found from any working directory."""
+    beside = Path(__file__).parent / name
+    return str(beside) if beside.is_dir() and not Path(name).is_dir() else name
+
+
+def not_loaded(flag: str, name: str, error: Exception) -> InputError:
+    """What to raise where a model cannot be loaded: the first line of the library's error, whatever its type is."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = reason if Path(model_source(name)).is_dir() else f"there is no such folder, and from the hub: {reason}"
+    return InputError(f"{flag} {name} cannot be loaded: {reason}")
 
 
 def outcomes(rewards_1: list[float], rewards_2: list[float]) -> dict[str, float]:
@@ -220,7 +236,7 @@ def last_checkpoint(run_dir: Path) -> Path | None:
 
 
 def best_checkpoint(run_dir: Path) -> Path | None:
-    """The checkpoint with the highest mean training reward since the one before it, of those that are kept."""
+    """The checkpoint with the highest mean training reward of the iterations before it, of those that are kept."""
     rows = [row for row in read_rows(run_dir / "checkpoints.jsonl") if (run_dir / row["folder"]).is_dir()]
     best = max(rows, key=lambda row: (row["mean_reward"], row["iteration"]), default=None)
     return run_dir / best["folder"] if best else None
@@ -347,9 +363,10 @@ def check_args(args) -> None:
         raise InputError("--baseline leave-one-out needs a --rollout-size of 2 or more")
     if not args.code_timeout > 0:
         raise InputError(f"--code-timeout {args.code_timeout} must be above 0")
-    if hasattr(args, "num_minibatches") and args.rollout_size % args.num_minibatches:
-        sizes = f"--rollout-size {args.rollout_size} does not divide by --num-minibatches {args.num_minibatches}"
-        raise InputError(sizes)
+    for name in ("num_minibatches", "critic_batch_size"):
+        if args.rollout_size % getattr(args, name, 1):
+            size = f"--{name.replace('_', '-')} {getattr(args, name)}"
+            raise InputError(f"--rollout-size {args.rollout_size} does not divide by {size}")
 
 
 def run(main, args, script: str) -> None:

@@ -169,7 +169,7 @@ class Args:
     save_every: int = 10
     """write a checkpoint after every n-th iteration, and after the last"""
     keep_checkpoints: int = 2
-    """checkpoints to keep; older ones are deleted; 0 keeps all"""
+    """newest checkpoints to keep, beside the best one by training reward; 0 keeps all"""
 
 
 # ---- models and rollout --------------------------------------------------------------------------------------------
@@ -180,8 +180,7 @@ def load_lm(name: str, flag: str, args: Args, device: str, dtype: torch.dtype):
 
     Dropout is set to zero: the trainer must see the very policy that sampled.
     """
-    beside = Path(__file__).parent / name  # "tiny" is found from any working directory
-    source = str(beside) if beside.is_dir() and not Path(name).is_dir() else name
+    source = common.model_source(name)
     try:
         config = AutoConfig.from_pretrained(source)
         for key in [key for key, value in vars(config).items() if "drop" in key and isinstance(value, float)]:
@@ -189,9 +188,7 @@ def load_lm(name: str, flag: str, args: Args, device: str, dtype: torch.dtype):
         model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype).to(device)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
-        reason = str(error).strip().splitlines()[0]
-        reason = reason if Path(source).is_dir() else f"there is no such folder, and from the hub: {reason}"
-        raise common.InputError(f"{flag} {name} cannot be loaded: {reason}") from error
+        raise common.not_loaded(flag, name, error) from error
     if args.chat_template == "on" and not tokenizer.chat_template:
         raise common.InputError(f"--chat-template on: the tokenizer of {flag} {name} has no chat template")
     if args.chat_template == "off":
@@ -731,7 +728,7 @@ def main(args: Args) -> None:
             folders = {"solver": (solver, solver_tokenizer), "feedback": (feedback, feedback_tokenizer)}
             recent = common.read_rows(run_dir / "metrics.jsonl")[-args.save_every :]
             rewards = [past["rollout/reward"] for past in recent if past["iteration"]]
-            scores = {"mean_reward": float(np.mean(rewards))}  # of training, since the checkpoint before
+            scores = {"mean_reward": float(np.mean(rewards))}  # of the last save_every iterations
             scores |= {name: row[name] for name in ("eval/accuracy_1", "eval/accuracy_2")}
             save_checkpoint(run_dir, iteration, folders, trainer, scores, args.keep_checkpoints)
 

@@ -16,7 +16,7 @@ There is no paper; SCoRe is https://arxiv.org/abs/2409.12917. Run: python rl_gui
 
 SMART-SCoRe, a frozen model's hint: python rl_guided_score.py --no-train-guidance-model --use-smart-corrections
 
-Departures from the authors' code, in which nothing is trained (both stages crash or lose their gradient):
+Departures from the authors' code, whose guidance model has no weight to train and whose Stage II crashes:
 1. R is 0 or 1, as everywhere here, not -1 or 1; a baseline does what the sign was for.
 2. The guidance model feels its KL (--guidance-kl-coef), which that code reads and never uses.
 
@@ -162,7 +162,7 @@ class Args:
     save_every: int = 10
     """write a checkpoint after every n-th iteration, and after the last"""
     keep_checkpoints: int = 2
-    """checkpoints to keep; older ones are deleted; 0 keeps all"""
+    """newest checkpoints to keep, beside the best one by training reward; 0 keeps all"""
 
 
 # ---- models and rollout --------------------------------------------------------------------------------------------
@@ -173,8 +173,7 @@ def load_lm(name: str, flag: str, args: Args, device: str, dtype: torch.dtype):
 
     Dropout is set to zero: the trainer must see the very policy that sampled.
     """
-    beside = Path(__file__).parent / name  # "tiny" is found from any working directory
-    source = str(beside) if beside.is_dir() and not Path(name).is_dir() else name
+    source = common.model_source(name)
     try:
         config = AutoConfig.from_pretrained(source)
         for key in [key for key, value in vars(config).items() if "drop" in key and isinstance(value, float)]:
@@ -182,9 +181,7 @@ def load_lm(name: str, flag: str, args: Args, device: str, dtype: torch.dtype):
         model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype).to(device)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
-        reason = str(error).strip().splitlines()[0]
-        reason = reason if Path(source).is_dir() else f"there is no such folder, and from the hub: {reason}"
-        raise common.InputError(f"{flag} {name} cannot be loaded: {reason}") from error
+        raise common.not_loaded(flag, name, error) from error
     if args.chat_template == "on" and not tokenizer.chat_template:
         raise common.InputError(f"--chat-template on: the tokenizer of {flag} {name} has no chat template")
     if args.chat_template == "off":
@@ -661,7 +658,7 @@ def main(args: Args) -> None:
             folders = {"solver": (solver, solver_tokenizer), "feedback": (feedback, feedback_tokenizer)}
             recent = common.read_rows(run_dir / "metrics.jsonl")[-args.save_every :]
             rewards = [past["rollout/reward"] for past in recent if past["iteration"]]
-            scores = {"mean_reward": float(np.mean(rewards))}  # of training, since the checkpoint before
+            scores = {"mean_reward": float(np.mean(rewards))}  # of the last save_every iterations
             scores |= {name: row[name] for name in ("eval/accuracy_1", "eval/accuracy_2")}
             save_checkpoint(run_dir, iteration, folders, trainer, scores, args.keep_checkpoints)
 

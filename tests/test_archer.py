@@ -55,7 +55,6 @@ def test_the_smaller_of_each_pair_makes_the_advantage():
 
 def test_any_token_baseline_leaves_the_gradient(monkeypatch):
     """b_t may depend on everything before token t. One of token t itself, or of later ones, biases the gradient."""
-    weights = torch.ones(7, dtype=torch.double)
     generator = torch.Generator().manual_seed(1)
     table = {prefix: torch.randn(1, generator=generator).item() for prefix in [(), (1,), (2,)]}
 
@@ -71,10 +70,8 @@ def test_any_token_baseline_leaves_the_gradient(monkeypatch):
             values = baselines(shift)[[row]]
             monkeypatch.setattr(archer, "token_baseline", lambda *_, values=values: values)
             turn = {key: value[[row]] if isinstance(value, torch.Tensor) else value for key, value in TURN.items()}
-            with torch.enable_grad():
-                values.requires_grad_()
-                archer.accumulate_gradients(ACTOR, turn, REWARDS[[row]].float(), ARGS, head)
-            total = total + PROBABILITY[row] * weights[row] * gradient(ACTOR)
+            archer.accumulate_gradients(ACTOR, turn, REWARDS[[row]].float(), ARGS, head)
+            total = total + PROBABILITY[row] * gradient(ACTOR)
         assert same(total, -exact, 1e-5) == unbiased
 
 
@@ -265,3 +262,31 @@ def test_the_values_learn_from_the_target_network_and_fresh_responses(small, tmp
     verdicts, (q, v) = torch.tensor([rewards[i] for i in rows]), measured[3]
     assert row["rollout/critic_auc"] == archer.auc(q.min(1).values, verdicts)
     assert row["rollout/advantage_auc"] == archer.auc(archer.advantage(q, v), verdicts)
+
+
+def test_what_is_logged_of_the_critic_and_the_sampling(small, tmp_path, monkeypatch, coin_rewards):
+    """Errors are means over transitions, whatever the micro-batches are; every sampled response's tokens count."""
+    q_losses, tokens = [], []
+    critic_losses, generate = archer.critic_losses, archer.generate
+
+    def recording_losses(*args):
+        q_losses.append(critic_losses(*args)[0].detach())
+        return critic_losses(*args)
+
+    def recording_generate(*args):
+        turn = generate(*args)
+        tokens.append(turn["response_mask"].sum().item())
+        return turn
+
+    monkeypatch.setattr(archer, "critic_losses", recording_losses)
+    monkeypatch.setattr(archer, "generate", recording_generate)
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(archer.time, "time", lambda: float(next(ticks)))
+    sizes = {"critic_batch_size": 4, "critic_epochs": 1, "actor_batch_size": 3, "micro_batch_size": 3}
+    archer.main(small(script=archer, iterations=1, warmup_iterations=0, eval_every=9, **sizes))
+    (row,) = read_jsonl(tmp_path / "run" / "metrics.jsonl")[1:]
+    assert [len(part) for part in q_losses] == [3, 1]
+    assert row["losses/critic_q"] == pytest.approx(torch.cat(q_losses).mean().item())
+    sampled = sum(tokens[1:4])  # the rollout, the critic's and the actor's responses, between two evaluations
+    seconds = sampled / row["charts/tokens_per_second"]
+    assert len(tokens) == 5 and seconds == pytest.approx(round(seconds))
