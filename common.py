@@ -1,4 +1,4 @@
-"""What every method script shares: problems, prompt texts, the verifiers and the run folder.
+"""What training and evaluation share: problems, prompt texts, the verifiers, pass@k and the run folder.
 
 No torch here: what needs a tensor is a part of a method and stands in that method's script.
 
@@ -8,6 +8,7 @@ No torch here: what needs a tensor is a part of a method and stands in that meth
 """
 
 import json
+import math
 import os
 import shlex
 import shutil
@@ -23,93 +24,20 @@ import numpy as np
 
 from problems import InputError, Problem
 from problems.loading import load_problems, load_train_and_eval
+from problems.prompts import *  # noqa: F403, scripts find all of it here: SOLVE, attempt_messages, encode_prompt, ...
 from verifiers.code_answers import extract_code, judge_code, verify_code
 from verifiers.math_answers import extract_answer, judge_math, verify_math
 from verifiers.sandbox import TIMEOUT, SandboxError, cores, start_sandbox
 
-__all__ = ["InputError", "Problem", "extract_answer", "extract_code", "load_problems", "load_train_and_eval"]
+__all__ = [
+    "InputError",
+    "Problem",
+    "extract_answer",
+    "extract_code",
+    "load_problems",
+    "load_train_and_eval",
+]
 __all__ += ["start_sandbox", "verify_code", "verify_math"]
-
-Messages = list[dict[str, str]]
-
-# ---- prompts -------------------------------------------------------------------------------------------------------
-# One text for each task and turn, as chat messages. A script renders them with the tokenizer's chat template, or as
-# plain text where it has none.
-
-SOLVE = "Solve the problem step by step. Put the final answer in \\boxed{}."
-STUDENT = "A student's solution:\n"
-CHECK = "Check the solution step by step and point out the first mistake, if there is one. Do not solve the rest."
-FEEDBACK = "Feedback on your solution:\n"
-REFINE = "Solve the problem again, using the feedback. Put the final answer in \\boxed{}."
-SELF_CORRECT = "There may be a mistake in your solution. Solve it again. Put the final answer in \\boxed{}."
-# The same for code problems.
-SOLVE_CODE = "Write the program in Python. Put all of it in one ```python block."
-CHECK_CODE = "Check the program line by line and point out the first mistake, if there is one. Do not write the rest."
-REFINE_CODE = "Write the program again, using the feedback. Put all of it in one ```python block."
-SELF_CORRECT_CODE = "There may be a mistake in your program. Write it again. Put all of it in one ```python block."
-
-
-def attempt_messages(problem: Problem) -> Messages:
-    """Turn 1, x: the prompt of the first attempt z."""
-    solve = SOLVE_CODE if problem.tests else SOLVE
-    return [{"role": "user", "content": f"{problem.statement}\n\n{solve}"}]
-
-
-def feedback_messages(problem: Problem, attempt: str) -> Messages:
-    """(x, z): the prompt of the feedback g. The statement comes first, so that a prefix of it holds x alone."""
-    check = CHECK_CODE if problem.tests else CHECK
-    return [{"role": "user", "content": f"{problem.statement}\n\n{STUDENT}{attempt}\n\n{check}"}]
-
-
-def refine_messages(problem: Problem, attempt: str, feedback: str) -> Messages:
-    """Turn 2, (x, z, g): the prompt of the refinement y."""
-    refine = REFINE_CODE if problem.tests else REFINE
-    return [
-        *attempt_messages(problem),
-        {"role": "assistant", "content": attempt},
-        {"role": "user", "content": f"{FEEDBACK}{feedback}\n\n{refine}"},
-    ]
-
-
-def self_correct_messages(problem: Problem, attempt: str) -> Messages:
-    """Turn 2 with a fixed instruction instead of feedback (SCoRe)."""
-    return [
-        *attempt_messages(problem),
-        {"role": "assistant", "content": attempt},
-        {"role": "user", "content": SELF_CORRECT_CODE if problem.tests else SELF_CORRECT},
-    ]
-
-
-def render(tokenizer, messages: Messages) -> str:
-    """A prompt's text: by the tokenizer's chat template, or plain where it has none."""
-    if tokenizer.chat_template:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return "".join(message["content"] + "\n" for message in messages)
-
-
-def encode_prompt(tokenizer, messages: Messages, statement: str = "") -> tuple[list[int], int]:
-    """Token ids of a prompt, and how many of them come before whatever follows the problem's statement.
-
-    The part up to the statement's end is tokenized by itself, so that it is the same whatever follows: the value of x
-    is read there.
-    """
-    text = render(tokenizer, messages)
-    cut = text.index(statement) + len(statement) if statement else len(text)
-    cut = len(text) - len(text[cut:].lstrip())  # the blank line after the statement belongs to it
-    prefix = tokenizer(text[:cut], add_special_tokens=not tokenizer.chat_template).input_ids  # templates write BOS
-    rest = tokenizer(text[cut:], add_special_tokens=False).input_ids if cut < len(text) else []
-    return prefix + rest, len(prefix)
-
-
-def check_lengths(tokenizer, prompts: list[Messages], problems: list[Problem], room: int, config, flag: str) -> None:
-    """Raises InputError for the first problem whose prompt and `room` more tokens do not fit a model's context."""
-    context = getattr(config, "max_position_embeddings", None) or sys.maxsize
-    for problem, messages in zip(problems, prompts):
-        if len(render(tokenizer, messages).encode()) + room > context:  # a prompt has fewer tokens than bytes
-            length = len(encode_prompt(tokenizer, messages)[0]) + room
-            if length > context:
-                name = f"the model of {flag} reads {context}"
-                raise InputError(f"{problem.id}: prompt and responses can take {length} tokens, but {name}")
 
 
 # ---- rewards and order ---------------------------------------------------------------------------------------------
@@ -196,6 +124,16 @@ def repeated(attempts: list[str], refinements: list[str]) -> float:
     return float(np.mean([first == second for first, second in zip(attempts, refinements, strict=True)]))
 
 
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Probability that of k responses, drawn from n without replacement, c of them right, at least one is right.
+
+    1 - C(n-c, k) / C(n, k), the unbiased estimate of pass@k (Chen et al. 2021, arXiv 2107.03374, eq. 1).
+    """
+    if not 0 <= c <= n or not 1 <= k <= n:
+        raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, not n={n}, c={c}, k={k}")
+    return 1 - math.comb(n - c, k) / math.comb(n, k)
+
+
 def problem_rows(iteration: int, rollout_size: int, num_problems: int, seed: int) -> list[int]:
     """The problems of one iteration: each comes once an epoch, in an order that depends on the seed alone."""
     positions = range((iteration - 1) * rollout_size, iteration * rollout_size)
@@ -210,7 +148,7 @@ def problem_rows(iteration: int, rollout_size: int, num_problems: int, seed: int
 
 # A resumed run gives the same rows whichever value these have (but the last iteration is always evaluated); every other
 # flag must be as it was.
-RESUME_MAY_CHANGE = ("run_dir", "if_run_exists", "iterations", "save_every", "keep_checkpoints", "track")
+RESUME_MAY_CHANGE = ("run_dir", "if_run_exists", "iterations", "save_every", "keep_checkpoints", "report", "track")
 ROW_FILES = ("metrics.jsonl", "episodes.jsonl", "checkpoints.jsonl")
 UNFINISHED = {"config.json.tmp"}  # all that a run leaves which is killed while it writes its first file
 
@@ -242,13 +180,13 @@ def best_checkpoint(run_dir: Path) -> Path | None:
     return run_dir / best["folder"] if best else None
 
 
-def find_run_folder(args) -> tuple[Path, Path | None]:
+def find_run_folder(args, default: str) -> tuple[Path, Path | None]:
     """The run folder that the flags ask for, and the checkpoint to resume from (None: start at the beginning).
 
+    default: its name, before the time, where --run-dir gives none.
     Reads only: nothing is written until every other check has passed. Raises InputError.
     """
-    name = f"{Path(args.dataset).stem}__{args.exp_name}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-    run_dir = Path(args.run_dir or f"runs/{name}")
+    run_dir = Path(args.run_dir or f"{default}__{time.strftime('%Y%m%d-%H%M%S')}")
     try:
         occupied = run_dir.exists() and (not run_dir.is_dir() or {path.name for path in run_dir.iterdir()} - UNFINISHED)
     except OSError as error:
@@ -279,8 +217,11 @@ def find_run_folder(args) -> tuple[Path, Path | None]:
     return run_dir, last_checkpoint(run_dir)
 
 
-def open_run_folder(run_dir: Path, args, iteration: int) -> None:
-    """Creates the run folder, or cuts what it holds back to the checkpoint of `iteration`, and writes config.json."""
+def open_run_folder(run_dir: Path, args, iteration: int | None) -> None:
+    """Creates the run folder, or cuts what it holds back to the checkpoint of `iteration`, and writes config.json.
+
+    iteration None: the rows stay as they are.
+    """
     try:
         if args.if_run_exists == "delete" and run_dir.exists():
             shutil.rmtree(run_dir.rename(run_dir.with_name(run_dir.name + ".deleted")))
@@ -291,7 +232,7 @@ def open_run_folder(run_dir: Path, args, iteration: int) -> None:
         }
         config = {"args": asdict(args), "git_commit": git.stdout.strip() or None, "packages": packages}
         write_file(run_dir / "config.json", json.dumps(config, indent=2) + "\n")
-        for name in ROW_FILES:
+        for name in ROW_FILES if iteration is not None else ():
             rows = [row for row in read_rows(run_dir / name) if row["iteration"] <= iteration]
             write_file(run_dir / name, "".join(json.dumps(row) + "\n" for row in rows))
         for leftover in run_dir.glob("checkpoint-*.tmp"):
@@ -339,6 +280,17 @@ def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
+def write_report(run_dir: Path) -> str:
+    """Has report.py draw a run, in a process of its own; returns a line that says where its page is, or why not."""
+    command = [sys.executable, str(Path(__file__).with_name("report.py")), str(run_dir)]
+    page = run_dir / "report.html"
+    result = subprocess.run([*command, "--output", str(page)], capture_output=True, text=True)
+    if result.returncode == 0:
+        return f"curves and episodes: open {page} in a browser"
+    reason = (result.stderr.strip() or f"it ended with code {result.returncode}").splitlines()[-1]
+    return f"the page of curves and episodes could not be written: {reason}"
+
+
 # ---- command line --------------------------------------------------------------------------------------------------
 
 MAY_BE_ZERO = ("seed", "eval_seed", "stage1_iterations", "lr_warmup_iterations", "keep_checkpoints", "save_episodes")
@@ -352,10 +304,13 @@ def check_args(args) -> None:
         lowest = 0 if isinstance(value, float) or field.name in MAY_BE_ZERO else 1
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not lowest <= value < 2**32:
             raise InputError(f"--{field.name.replace('_', '-')} must not be {value}")
-    if not all(0 <= beta < 1 for beta in args.adam_betas):
+    training = hasattr(args, "rollout_size")
+    if training and not all(0 <= beta < 1 for beta in args.adam_betas):
         raise InputError(f"--adam-betas {' '.join(map(str, args.adam_betas))} must be in [0, 1)")
-    if not args.temperature > 0 or not 0 < args.top_p <= 1:
-        raise InputError(f"--temperature {args.temperature} must be above 0 and --top-p {args.top_p} in (0, 1]")
+    if training and not args.temperature > 0:
+        raise InputError(f"--temperature {args.temperature} must be above 0: nothing is learned from greedy responses")
+    if not 0 < args.top_p <= 1:
+        raise InputError(f"--top-p {args.top_p} must be in (0, 1]")
     for name in ("tau", "offline_first_turn", "gae_lambda"):
         if getattr(args, name, 0.0) > 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at most 1")
@@ -364,20 +319,27 @@ def check_args(args) -> None:
     if not args.code_timeout > 0:
         raise InputError(f"--code-timeout {args.code_timeout} must be above 0")
     for name in ("num_minibatches", "critic_batch_size"):
-        if args.rollout_size % getattr(args, name, 1):
+        if training and args.rollout_size % getattr(args, name, 1):
             size = f"--{name.replace('_', '-')} {getattr(args, name)}"
             raise InputError(f"--rollout-size {args.rollout_size} does not divide by {size}")
 
 
-def run(main, args, script: str) -> None:
+def run(main, args, script: str):
     """Runs a script's main; a user's mistake, no sandbox and Ctrl-C end in one line, with exit codes 2, 2 and 130."""
     try:
-        main(args)
+        return main(args)
     except (InputError, SandboxError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
-        checkpoint = last_checkpoint(Path(args.run_dir)) if args.run_dir else None
-        resume = command_line(args, script, if_run_exists="resume")
-        print(f"\ninterrupted; last checkpoint: {checkpoint or 'none yet'}; go on with: {resume}", file=sys.stderr)
+        message = "interrupted"
+        if hasattr(args, "save_every"):
+            checkpoint = last_checkpoint(Path(args.run_dir)) if args.run_dir else None
+            message += f"; last checkpoint: {checkpoint or 'none yet'}"
+        if hasattr(args, "if_run_exists"):
+            message += f"; go on with: {command_line(args, script, if_run_exists='resume')}"
+        print(f"\n{message}", file=sys.stderr)
         sys.exit(130)

@@ -163,6 +163,8 @@ class Args:
     """write a checkpoint after every n-th iteration, and after the last"""
     keep_checkpoints: int = 2
     """newest checkpoints to keep, beside the best one by training reward; 0 keeps all"""
+    report: bool = True
+    """at the end write report.html, the curves and episodes of the run, into the run folder"""
 
 
 # ---- models and rollout --------------------------------------------------------------------------------------------
@@ -191,14 +193,14 @@ def load_lm(name: str, flag: str, args: Args, device: str, dtype: torch.dtype):
         logits = model.eval().get_output_embeddings()(model.base_model(probe).last_hidden_state)
         if not torch.allclose(logits, model(probe).logits, atol=1e-3):
             raise common.InputError(f"{flag} {name} scales or caps its logits, which token_logprobs does not support")
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     return model, tokenizer
 
 
 @torch.no_grad()
 def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tokens: int, args: Args) -> dict:
     """Samples one response for each prompt and returns a turn: the tensors that the losses need, and the texts.
+
+    Temperature 0 is greedy: the likeliest token each time.
 
     prompts: (token ids, prefix length) from encode_prompt. Prompts are padded on the left, responses on the right.
     response_mask runs to the first end-of-sequence token, inclusive; it never looks at the pad token, often the same.
@@ -213,7 +215,9 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
         raise common.InputError(f"a prompt of {P} tokens and {max_new_tokens} new ones exceed the context of {context}")
     prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
     prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
-    sampling = GenerationConfig(do_sample=True, temperature=args.temperature, top_k=0, top_p=args.top_p)
+    greedy = {"do_sample": False}
+    sampled = {"do_sample": True, "temperature": args.temperature, "top_k": 0, "top_p": args.top_p}
+    sampling = GenerationConfig(**(sampled if args.temperature else greedy))
     sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
     sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
     own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
@@ -511,7 +515,8 @@ def main(args: Args) -> None:
         args.dataset, args.split, eval_dataset, args.eval_split, args.eval_size, args.min_level, args.tests_in_prompt
     )
     sandbox = common.sandbox_for(train_problems + eval_problems, args.unsafe_code)
-    run_dir, resumed = common.find_run_folder(args)
+    default_dir = f"runs/{Path(args.dataset).stem}__{args.exp_name}__{args.seed}"
+    run_dir, resumed = common.find_run_folder(args, default_dir)
     args.run_dir = str(run_dir)
     if args.track:
         try:
@@ -532,6 +537,9 @@ def main(args: Args) -> None:
         solver, solver_tokenizer = load_lm(policy_lm, "--policy-lm", *place)
         feedback, feedback_tokenizer = load_lm(feedback_lm, "--feedback-lm", *place)
     models, tokenizers = (solver, feedback), (solver_tokenizer, feedback_tokenizer)
+    if args.gradient_checkpointing:
+        for model in models:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
     # The KL reference is the initial policy; one copy serves both models where they start from the same weights.
     reference = feedback_reference = load_lm(policy_lm, "--policy-lm", *place)[0].requires_grad_(False)
     if feedback_lm != policy_lm:
@@ -666,6 +674,8 @@ def main(args: Args) -> None:
     best, last = common.best_checkpoint(run_dir), common.last_checkpoint(run_dir)
     print(f"done: metrics.jsonl and episodes.jsonl are in {run_dir}, the models in {last}")
     print(f"highest mean training reward: {best}; to train on: {more}")
+    if args.report:
+        print(common.write_report(run_dir))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,13 @@ import tyro
 import common
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = [path for path in sorted(ROOT.glob("*.py")) if path.name != "common.py"]
+TOOLS = [ROOT / "eval.py", ROOT / "report.py"]
+METHODS = [path for path in sorted(ROOT.glob("*.py")) if path not in (ROOT / "common.py", *TOOLS)]
+SCRIPTS = [*METHODS, *TOOLS]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
 IMPORTS = {"numpy", "torch", "transformers", "tyro", "tqdm", "common"}
+REPORT_IMPORTS = {"matplotlib", "jinja2"}
 OPTIONAL = {"wandb"}
 HEADINGS = ["ROLLOUT", "REWARDS AND ADVANTAGES", "UPDATE", "LOG", "EVAL", "CHECKPOINT"]
 
@@ -37,13 +41,14 @@ def definitions(source: str) -> dict[str, str]:
 def disagreements(scripts: dict[str, str]) -> list[str]:
     """What has one name and two texts in the sources of several scripts: functions, flags (type and description).
 
-    A function whose text says `# differs: why` is left out.
+    A function whose text says `# differs: why` is left out, and so are the flags of eval.py and report.py.
     """
     seen: dict[str, tuple[str, str]] = {}
     found = []
     for script, source in scripts.items():
         shared = {name: text for name, text in definitions(source).items() if "# differs: " not in text}
         flags = re.findall(r"^    (\w+): (.+?)(?: = .+)?\n    (\"\"\".+\"\"\")$", source, re.MULTILINE)
+        flags = [] if script in [path.name for path in TOOLS] else flags
         for name, text in [*shared.items(), *((f"--{name}", f"{kind} {line}") for name, kind, line in flags)]:
             other, other_text = seen.setdefault(name, (script, text))
             if other_text != text:
@@ -61,11 +66,12 @@ def test_shared_blocks_are_the_same_text():
 @pytest.mark.parametrize(
     ("old", "new", "name"),
     [
-        ("temperature=args.temperature", "temperature=1.0", "generate"),
+        ('"temperature": args.temperature', '"temperature": 1.0', "generate"),
         ("return -(torch.min", "return (torch.min", "policy_loss"),
         ("# (B, T): no end of sequence before this token", "# (B, T)", "generate"),
         ("temperature: float", "temperature: int", "--temperature"),
         ("sampling temperature;", "the sampling temperature;", "--temperature"),
+        ("AutoTokenizer.from_pretrained(source)", "AutoTokenizer.from_pretrained(name)", "load_lm"),
     ],
 )
 def test_a_shared_block_that_is_edited_alone_is_found(old, new, name):
@@ -93,11 +99,12 @@ def test_script_keeps_its_shape(path):
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
     top = {name for node in tree.body for name in imported(node)}
-    assert {name for name in top if name not in importlib_stdlib()} <= IMPORTS
+    allowed = IMPORTS | (REPORT_IMPORTS if path.name == "report.py" else set())
+    assert {name for name in top if name not in importlib_stdlib()} <= allowed
     nested = {name for node in ast.walk(tree) for name in imported(node)} - top
     assert nested <= OPTIONAL
     assert len(ast.get_docstring(tree).splitlines()) <= 25
-    positions = [source.index(f"        # ---- {heading}") for heading in HEADINGS]
+    positions = [source.index(f"        # ---- {heading}") for heading in HEADINGS if path in METHODS]
     assert positions == sorted(positions)
     assert not re.search(r"TODO|FIXME|XXX", source)
 
@@ -126,11 +133,12 @@ def test_every_flag_is_read_documented_and_in_the_readme(path):
     """A flag has a line under it, something reads it, and the README states its default."""
     module, source = load(path), path.read_text(encoding="utf-8")
     shared = (ROOT / "common.py").read_text(encoding="utf-8")
-    class_source = source[source.index("class Args") : source.index("# ---- models and rollout")]
+    class_source = re.search(r"^class Args:\n(    .*\n|\n)*", source, re.MULTILINE)[0]
     for field in dataclasses.fields(module.Args):
         assert re.search(rf"    {field.name}: [^\n]+\n    \"\"\"[^\n]+\"\"\"\n", class_source), field.name
         assert f"args.{field.name}" in source.replace(class_source, "") + shared, f"nothing reads {field.name}"
-        assert f"`--{flag(field)}`" in README, f"README: --{flag(field)}"
+        stated = "python report.py runs/*" if field.name == "runs" else f"`--{flag(field)}`"  # runs has no --
+        assert stated in README, f"README: {stated}"
 
 
 def flag(field: dataclasses.Field) -> str:
@@ -140,13 +148,13 @@ def flag(field: dataclasses.Field) -> str:
         return f"{'' if not default else 'no-'}{name}"
     if isinstance(default, tuple):
         default = " ".join(map(str, default))
-    return name if default is None else f"{name} {default}"
+    return name if default in (None, "") else f"{name} {default}"
 
 
 def test_readme_explains_every_metric():
     """The glossary has every key of metrics.jsonl, and none that no script writes."""
     in_glossary = set(re.findall(r"`((?:rollout|losses|eval|charts)/\w+)`", README))
-    assert in_glossary == {name for path in SCRIPTS for name in load(path).METRICS}
+    assert in_glossary == {name for path in METHODS for name in load(path).METRICS}
 
 
 def test_readme_commands():
@@ -158,7 +166,8 @@ def test_readme_commands():
     programs = [load(path) for path in (*SCRIPTS, *(ROOT / "benchmarks").glob("*.py"))]
     arguments = [module.Args for module in programs if hasattr(module, "Args")]
     flags = {field.name.replace("_", "-") for args in arguments for field in dataclasses.fields(args)} | {"beta1"}
-    named = {name.removeprefix("no-") for name in re.findall(r"--([a-z][a-z0-9-]+)", README.replace(block, ""))}
+    texts = README.replace(block, "") + RESULTS
+    named = {name.removeprefix("no-") for name in re.findall(r"--([a-z][a-z0-9-]+)", texts)}
     assert named - flags - {"help", "check"} == set()
 
 
@@ -172,13 +181,15 @@ def test_commands_of_the_readme_are_understood():
     assert {command[1] for command in commands} == set(modules)
     for _, script, *flags in commands:
         args = tyro.cli(modules[script].Args, args=flags)
+        if script == "report.py":
+            continue
         common.check_args(args)
-        assert args.policy_lm and args.rollout_size % getattr(args, "critic_batch_size", 1) == 0
+        assert script == "eval.py" or args.policy_lm and args.rollout_size % getattr(args, "critic_batch_size", 1) == 0
 
 
 def test_line_counts_in_the_readme():
     """The method table states the length of each script."""
-    for path in SCRIPTS:
+    for path in METHODS:
         row = next(line for line in README.splitlines() if line.startswith(f"| `{path.name}`"))
         assert f"| {len(path.read_text(encoding='utf-8').splitlines())} |" in row
 
@@ -197,7 +208,7 @@ def test_no_path_of_one_machine_in_the_repository():
         if (
             path.suffix in (".py", ".md", ".toml", ".txt", ".json")
             and ".venv" not in path.parts
-            and "runs" not in path.parts
+            and not {"runs", "evals"} & set(path.parts)
         ):
             text = path.read_text(encoding="utf-8")
             assert not re.search(r"(?<![\w.])/(?:home|root|work|tmp|Users)/\w", text), path
