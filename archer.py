@@ -557,7 +557,7 @@ def main(args: Args) -> None:
     models, tokenizers = (solver,), (solver_tokenizer,)
     if args.gradient_checkpointing:
         for model in models:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
     critic_lm = args.critic_lm or (policy_lm if policy_lm in common.EMBEDDED_MODELS else "roberta-base")
     critic = Critic(*load_encoder(critic_lm, device), args.critic_input == "joint").to(device)
     target = copy.deepcopy(critic).requires_grad_(False)

@@ -539,7 +539,7 @@ def main(args: Args) -> None:
     models, tokenizers = (solver, feedback), (solver_tokenizer, feedback_tokenizer)
     if args.gradient_checkpointing:
         for model in models:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
     # The KL reference is the initial policy; one copy serves both models where they start from the same weights.
     reference = feedback_reference = load_lm(policy_lm, "--policy-lm", *place)[0].requires_grad_(False)
     if feedback_lm != policy_lm:

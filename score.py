@@ -523,7 +523,7 @@ def main(args: Args) -> None:
     models, tokenizers = (solver, reference), (solver_tokenizer,)
     if args.gradient_checkpointing:
         for model in models:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
     problems, room = train_problems + eval_problems, 2 * args.max_new_tokens
     prompts = [common.self_correct_messages(p, "") for p in problems]
     common.check_lengths(solver_tokenizer, prompts, problems, room, solver.config, "--policy-lm")

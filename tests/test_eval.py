@@ -66,24 +66,23 @@ ROWS = [
     row("a", r"\boxed{7}", r"\boxed{5}", (0, 1), 1),
     row("b", r"\boxed{5}", r"\boxed{8}", (1, 0), 2),
     row("b", r"\boxed{8}", r"\boxed{8}", (0, 0), 2),
-    row("c", "nothing…", r"\boxed{6}", (0, 0), 2),
+    row("c", "nothing…", r"\boxed{5}", (0, 1), 2),
     row("c", r"\boxed{5}", r"\boxed{5}", (1, 1), 2),
 ]
 
 
 def test_figures_by_hand():
-    """Problems a, b, c: p_1 = (1/2, 1/2, 1/2), p_2 = (1, 0, 1/2)."""
+    """Problems a, b, c: p_1 = (1/2, 1/2, 1/2), p_2 = (1, 0, 1)."""
     figures = evaluation.summarise(ROWS, evaluation.Args(bootstrap_samples=4000))
-    expected = {"problems": 3, "samples": 2, "accuracy_1": 3 / 6, "accuracy_2": 3 / 6, "delta": 0.0, "fixed": 1 / 6}
-    expected |= {"broken": 1 / 6, "repeated": 2 / 6, "accuracy_2_oracle_gated": 4 / 6}
-    # sqrt(1/2 ((1/2)^2 + (1/2)^2)) = 1/2, over sqrt(3); p_2 - p_1 = (1/2, -1/2, 0) has the same spread
-    expected |= {"accuracy_1_standard_error": 0.0, "accuracy_2_standard_error": 0.5 / math.sqrt(3)}
-    expected |= {"delta_standard_error": 0.5 / math.sqrt(3), "accuracy_1_interval": [0.5, 0.5]}
-    # all three draws are b with probability 1/27 = 3.7 %, all a likewise: both tails are longer than 2.5 %
-    expected |= {"accuracy_2_interval": [0.0, 1.0], "delta_interval": [-0.5, 0.5]}
-    expected |= {"pass_at_k_1": {"1": 1 / 2, "2": 1.0}, "pass_at_k_2": {"1": 1 / 2, "2": 2 / 3}}
-    # first attempts: a and b tie 1:1, c has one answer; second ones: a right, b wrong, c ties
-    expected |= {"majority_1": (0.5 + 0.5 + 1) / 3, "majority_2": (1 + 0 + 0.5) / 3}
+    expected = {"problems": 3, "samples": 2, "accuracy_1": 3 / 6, "accuracy_2": 4 / 6, "delta": 1 / 6, "fixed": 2 / 6}
+    expected |= {"broken": 1 / 6, "repeated": 2 / 6, "accuracy_2_oracle_gated": 5 / 6}
+    # deviations of (1, 0, 1) from 2/3: 1/3, -2/3, 1/3, so sqrt(6/9 / 2) / sqrt(3) = 1/3; p_2 - p_1 has the same
+    expected |= {"accuracy_1_standard_error": 0.0, "accuracy_2_standard_error": 1 / 3, "delta_standard_error": 1 / 3}
+    # all three draws are b with probability 1/27 = 3.7 %, none is with 30 %: both tails are longer than 2.5 %
+    expected |= {"accuracy_1_interval": [0.5, 0.5], "accuracy_2_interval": [0.0, 1.0], "delta_interval": [-0.5, 0.5]}
+    expected |= {"pass_at_k_1": {"1": 1 / 2, "2": 1.0}, "pass_at_k_2": {"1": 4 / 6, "2": 2 / 3}}
+    # first attempts: a and b tie 1:1, c has one answer; second ones: a and c right, b wrong
+    expected |= {"majority_1": (0.5 + 0.5 + 1) / 3, "majority_2": (1 + 0 + 1) / 3}
     expected |= {"no_answer_1": 1 / 6, "no_answer_2": 0.0, "attempt_truncated": 1 / 6, "refinement_truncated": 0.0}
     expected |= {"attempt_length": (5 * 9 + 8) / 6, "refinement_length": (5 * 9 + 11) / 6, "feedback_length": 7.0}
     for name, value in expected.items():
@@ -94,10 +93,10 @@ def test_figures_by_hand():
         "problems": 2,
         "accuracy_1": 0.5,
         "accuracy_1_standard_error": 0,
-        "accuracy_2": 0.25,
+        "accuracy_2": 0.5,
         "accuracy_2_standard_error": 0,
     }
-    assert levels["2"]["accuracy_2_standard_error"] == pytest.approx(0.25)  # p_2 = (0, 1/2): sqrt(1/8) / sqrt(2)
+    assert levels["2"]["accuracy_2_standard_error"] == pytest.approx(0.5)  # p_2 = (0, 1): sqrt(1/2) / sqrt(2)
     assert figures["by_subject"] == {} and "feedback_quality" not in figures
 
 
@@ -120,23 +119,23 @@ def test_feedback_quality_by_hand():
     """utility = E[r|g] - E[r|0], specificity = E[r|g] - E[r|g'], utilisation, leakage; errors over problems."""
     names = evaluation.QUALITY_COLUMNS
     columns = [(1, 0, -1.0, -3.0, True, False), (0, 0, -2.0, -2.0, False, False), (0, 0, -1.0, -2.0, False, False)]
-    columns += [(0, 1, -4.0, -1.0, True, True), (0, 0, -1.0, -1.0, False, False), (1, 0, -2.0, -2.0, True, False)]
+    columns += [(0, 1, -4.0, -1.0, True, True), (0, 0, -1.0, -1.0, False, False), (1, 0, -2.0, -5.0, True, False)]
     rows = [row | dict(zip(names, column)) for row, column in zip(ROWS, columns)]
     quality = evaluation.summarise(rows, evaluation.Args(bootstrap_samples=10))["feedback_quality"]
-    expected = {"utility": 3 / 6 - 2 / 6, "specificity": 3 / 6 - 1 / 6, "utilisation": (2 + 0 + 1 - 3 + 0 + 0) / 6}
+    expected = {"utility": 4 / 6 - 2 / 6, "specificity": 4 / 6 - 1 / 6, "utilisation": (2 + 0 + 1 - 3 + 0 + 3) / 6}
     expected |= {"leakage": 3 / 6, "leakage_by_chance": 1 / 6}
     for name, value in expected.items():
         assert quality[name] == pytest.approx(value), name
-    # r - r_without by problem: a (0 + 1) / 2, b 0, c 0
-    assert quality["utility_standard_error"] == pytest.approx(np.std([0.5, 0, 0], ddof=1) / math.sqrt(3))
+    # r - r_without by problem: a (0 + 1) / 2, b 0, c (1 + 0) / 2
+    assert quality["utility_standard_error"] == pytest.approx(np.std([0.5, 0, 0.5], ddof=1) / math.sqrt(3))
 
 
 def test_intervals_are_over_problems():
     """Red if samples of one problem count as independent: 2 problems with 100 samples each are still 2."""
-    rows = [row("a", "", "", (1, 1), 1) for _ in range(100)] + [row("b", "", "", (0, 0), 1) for _ in range(100)]
+    rows = [row("a", "", "", (0, 1), 1) for _ in range(100)] + [row("b", "", "", (0, 0), 1) for _ in range(100)]
     figures = evaluation.summarise(rows, evaluation.Args(bootstrap_samples=200))
-    assert figures["accuracy_1_interval"] == [0.0, 1.0]
-    assert figures["accuracy_1_standard_error"] == pytest.approx(0.5)
+    assert figures["accuracy_2_interval"] == figures["delta_interval"] == [0.0, 1.0]
+    assert figures["accuracy_2_standard_error"] == pytest.approx(0.5)
     means = np.repeat([0.0, 1.0], 200)
     low, high = evaluation.bootstrap_interval(means, 4000)
     assert low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.005) and high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.005)
@@ -313,10 +312,11 @@ def test_logprobs_are_those_of_training(problem_file, tiny, temperature):
     problems = common.load_problems(problem_file, "all", limit=5)
     args = evaluation.Args(temperature=temperature, max_new_tokens=30, turns=1, top_p=1.0)
     turn = evaluation.run_episodes((tiny[0], None), (tiny[1], None), problems, args)["attempt"]
-    train_args = mlmt_rl.Args(temperature=temperature or 1.0)
-    expected = mlmt_rl.score(tiny[0], turn, train_args)[0].sum(1)
-    sums = evaluation.response_logprobs(tiny[0], [ids for ids, _ in turn["prompts"]], turn, args)
-    assert torch.allclose(torch.tensor(sums), expected, atol=1e-4)
+    torch.manual_seed(0)
+    random_model = AutoModelForCausalLM.from_config(tiny[0].config)  # for which no token is sure, the last one neither
+    expected = mlmt_rl.score(random_model, turn, mlmt_rl.Args(temperature=temperature or 1.0))[0].sum(1)
+    sums = evaluation.response_logprobs(random_model, [ids for ids, _ in turn["prompts"]], turn, args)
+    assert torch.allclose(torch.tensor(sums), expected, atol=1e-3) and not turn["truncated"].any()
 
 
 def test_feedback_quality_reads_what_it_says(problem_file, tmp_path, tiny, monkeypatch):
@@ -331,12 +331,19 @@ def test_feedback_quality_reads_what_it_says(problem_file, tmp_path, tiny, monke
         prompts.append([tokenizer.decode(ids) for ids, _ in encoded])
         return generate(model, tokenizer, encoded, max_new_tokens, args)
 
+    def scoring(model, ids, turn, args):
+        scored.append([tokenizer_of_tiny.decode(prompt) for prompt in ids])
+        return logprobs(model, ids, turn, args)
+
+    scored, logprobs, tokenizer_of_tiny = [], evaluation.response_logprobs, tiny[1]
     monkeypatch.setattr(evaluation, "generate", recording)
+    monkeypatch.setattr(evaluation, "response_logprobs", scoring)
     args = eval_args(problem_file, tmp_path / "quality", **flags, feedback_quality=True)
     evaluation.main(args)
     rows = episodes(args)
     assert [{key: row[key] for key in other} for row, other in zip(rows, episodes(plain))] == episodes(plain)
     assert len(prompts) == 5  # attempt, feedback, refinement, without, shuffled
+    assert scored == [prompts[2], prompts[3]]  # the refinement after its own prompt, and after that without feedback
     for i, row in enumerate(rows):
         start = f"{row['question']}\n\n{common.SOLVE}\n{row['attempt']}\n"
         assert prompts[3][i] == f"{start}{common.SELF_CORRECT}\n"
@@ -361,13 +368,16 @@ def test_prompt_templates(problem_file, tmp_path, monkeypatch):
             return [5], 1
 
         monkeypatch.setattr(common, "encode_prompt", recording)
-        args = eval_args(problem_file, tmp_path / Path(name).stem, prompt_template=name, limit=1, feedback="tiny")
+        flags = {"prompt_template": name, "limit": 1}
+        args = eval_args(problem_file, tmp_path / Path(name).stem / "tiny", feedback="tiny", **flags)
         evaluation.main(args)
+        evaluation.main(eval_args(problem_file, tmp_path / Path(name).stem / "none", **flags))
         (row,) = episodes(args)
         first = {"role": "user", "content": f"{row['question']}\n\n{common.SOLVE}"}
         assert prompts[0] == [*template, first]
         assert prompts[1] == common.feedback_messages(common.Problem(row["question"], ""), row["attempt"])
-        assert prompts[2][: len(template) + 2] == [*template, first, {"role": "assistant", "content": row["attempt"]}]
+        for second in (prompts[2], prompts[4]):
+            assert second[: len(template) + 2] == [*template, first, {"role": "assistant", "content": row["attempt"]}]
     for name, messages in common.PROMPT_TEMPLATES.items():
         if messages:  # a demonstration is right, and its answer can be found
             assert common.extract_answer(messages[-1]["content"]) == {"baseline": "3", "step_by_step": "29"}.get(
@@ -379,10 +389,11 @@ def test_prompt_templates(problem_file, tmp_path, monkeypatch):
 
 
 def saved(folder: Path, verdicts: dict[str, list[tuple[int, int]]], solvers=("s",), **flags) -> str:
-    """A finished evaluation, by hand: the verdicts on both attempts at each question."""
+    """A finished evaluation, by hand: the verdicts on both attempts at each question; all but one solver fail."""
     folder.mkdir()
     rows = [
-        {"solver": solver, "dataset": "d", "question": question, "answer": "5", "reward_1": r1, "reward_2": r2}
+        {"solver": solver, "dataset": "d", "question": question, "answer": "5"}
+        | {"reward_1": r1 * (solver == solvers[0]), "reward_2": r2 * (solver == solvers[0])}
         for solver in solvers
         for question, samples in verdicts.items()
         for r1, r2 in samples
@@ -418,7 +429,8 @@ def test_comparison_names_what_else_differs(tmp_path, capsys):
 
 def test_comparison_of_solvers_in_one_folder(tmp_path, capsys):
     both = saved(tmp_path / "both", {"p": [(1, 1)]}, solvers=("s", "t"))
-    assert compared(capsys, f"{both}#1", f"{both}#2")[0][7:] == ["0", "0", "1"]
+    assert compared(capsys, f"{both}#1", f"{both}#2")[0][3:6] == ["1.000", "0.000", "+1.000"]
+    assert compared(capsys, f"{both}#2", f"{both}#1")[0][7:] == ["0", "1", "0"]
 
 
 # ---- mistakes ------------------------------------------------------------------------------------------------------

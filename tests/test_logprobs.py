@@ -214,7 +214,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory():
     batch, advantages = torch.arange(5), torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0])
     mlmt_rl.accumulate_gradients(model, turn, batch, advantages, 0.0, make_args())
     plain = gradients(model)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
     calls = []
     hook = model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     mlmt_rl.accumulate_gradients(model, turn, batch, advantages, 0.0, make_args(gradient_checkpointing=True))

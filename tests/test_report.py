@@ -1,5 +1,6 @@
 """report.py on run folders made by hand: curves, groups, figures, and the page as a browser shows it."""
 
+import base64
 import json
 import re
 import shutil
@@ -127,13 +128,16 @@ def test_the_page_needs_no_network(tmp_path):
     rows = [metrics(i, eval__accuracy_1=0.4, rollout__reward=0.1) for i in range(3)]
     page = draw(tmp_path, make_run(tmp_path / "run", rows, [episode(0, "a", (0,))]))
     assert not re.search(r"https?://|<link|@import|url\(", page)
-    sources = re.findall(r'src="(.{20})', page)
-    assert sources and all(source.startswith("data:image/svg+xml") for source in sources)
+    sources = re.findall(r'<img class="(\w+)" alt=".*?" src="(.*?)"', page)
+    assert len(sources) == page.count("src=") == 4
+    for axis, source in sources:  # each chart over its own axis
+        svg = base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode()
+        assert f">{axis}</text>" in svg
 
 
 def test_ten_thousand_episodes_fit(tmp_path):
     """Whole problems are left out, the same ones in both runs; the page says so."""
-    long = "a line of some words\n" * 20
+    long = "a line where x < y & y > z\n" * 20  # escaped, it is longer
     for name in ("one", "two"):
         rows = [metrics(i, rollout__reward=0.5) for i in range(50)]
         episodes = [episode(i, f"problem {n}", (0, 1), long) for i in range(50) for n in range(100)]
@@ -166,7 +170,7 @@ def test_filters_in_a_browser(tmp_path):
     """Every outcome's button shows its episodes and no others; a problem's history is one click away."""
     outcomes = {"fixed": (0, 1), "broken": (1, 0), "right-right": (1, 1), "wrong-wrong": (0, 0)}
     episodes = [
-        episode(i, f"{name} problem", rewards, feedback=f"feedback at {i}")
+        episode(i, f"{name} problem", rewards, feedback=f"Feedback at {i}")
         for i in (0, 10)
         for name, rewards in outcomes.items()
     ]
@@ -201,7 +205,7 @@ def test_filters_in_a_browser(tmp_path):
     for name in ("broken", "right-right", "wrong-wrong"):
         assert seen[name] == [f"{name} 2", [f"{name} problem"] * 2]
     assert seen["fixed_at_10"] == ["fixed problem", "hostile"] and HOSTILE in seen["hostile"]
-    assert seen["search"] == ["fixed problem"] and seen["history"] == ["feedback at 0", "feedback at 10"]
+    assert seen["search"] == ["fixed problem"] and seen["history"] == ["Feedback at 0", "Feedback at 10"]
     assert set(seen["axis"]) == {"seconds"} and "<title>mlmt_rl</title>" in document
 
 
