@@ -70,6 +70,11 @@ def verify(response: str, problem: Problem, strict_answers: bool = False, code_t
     return float(judge(response, problem, strict_answers, code_timeout) is True)
 
 
+def well_formed(response: str, problem: Problem) -> bool:
+    """Whether a response states an answer in the form asked for: a box, or a program."""
+    return (extract_code(response) if problem.tests else extract_answer(response, strict=True)) is not None
+
+
 def verify_all(
     responses: list[str], problems: list[Problem], strict_answers: bool = False, code_timeout: float = TIMEOUT
 ) -> list[float]:
@@ -294,7 +299,7 @@ def write_report(run_dir: Path) -> str:
 # ---- command line --------------------------------------------------------------------------------------------------
 
 MAY_BE_ZERO = ("seed", "eval_seed", "stage1_iterations", "lr_warmup_iterations", "keep_checkpoints", "save_episodes")
-MAY_BE_ZERO += ("tests_in_prompt", "warmup_iterations")
+MAY_BE_ZERO += ("tests_in_prompt", "warmup_iterations", "max_resamples", "overlong_buffer")
 
 
 def check_args(args) -> None:
@@ -304,7 +309,7 @@ def check_args(args) -> None:
         lowest = 0 if isinstance(value, float) or field.name in MAY_BE_ZERO else 1
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not lowest <= value < 2**32:
             raise InputError(f"--{field.name.replace('_', '-')} must not be {value}")
-    training = hasattr(args, "rollout_size")
+    training = hasattr(args, "learning_rate")
     if training and not all(0 <= beta < 1 for beta in args.adam_betas):
         raise InputError(f"--adam-betas {' '.join(map(str, args.adam_betas))} must be in [0, 1)")
     if training and not args.temperature > 0:
@@ -319,9 +324,12 @@ def check_args(args) -> None:
     if not args.code_timeout > 0:
         raise InputError(f"--code-timeout {args.code_timeout} must be above 0")
     for name in ("num_minibatches", "critic_batch_size"):
-        if training and args.rollout_size % getattr(args, name, 1):
+        if hasattr(args, "rollout_size") and args.rollout_size % getattr(args, name, 1):
             size = f"--{name.replace('_', '-')} {getattr(args, name)}"
             raise InputError(f"--rollout-size {args.rollout_size} does not divide by {size}")
+    if hasattr(args, "group_size") and args.group_size * args.groups_per_batch % args.num_minibatches:
+        size = f"--group-size {args.group_size} times --groups-per-batch {args.groups_per_batch}"
+        raise InputError(f"{size} does not divide by --num-minibatches {args.num_minibatches}")
 
 
 def run(main, args, script: str):

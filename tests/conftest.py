@@ -40,7 +40,15 @@ def small_args(dataset: str, run_dir, script=mlmt_rl, **flags):
 
     The responses are cut short after 8 tokens; the temperature makes them differ, however sure the model is.
     """
-    sizes = {"rollout_size": 4, "eval_size": 4, "max_new_tokens": 8, "max_feedback_tokens": 8, "iterations": 2}
+    sizes = {
+        "rollout_size": 4,
+        "groups_per_batch": 2,
+        "group_size": 2,
+        "eval_size": 4,
+        "max_new_tokens": 8,
+        "max_feedback_tokens": 8,
+        "iterations": 2,
+    }
     rates = {"report": False, "temperature": 2.0, "lr_warmup_iterations": 0, "learning_rate": 1e-3, "guidance_lr": 1e-3}
     defaults = {name: value for name, value in (sizes | rates).items() if name in script.Args.__dataclass_fields__}
     return script.Args(**{"dataset": dataset, "run_dir": str(run_dir)} | defaults | flags)

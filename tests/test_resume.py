@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import archer
 import common
+import grpo
 import mlmt_rl
 import rl_guided_score
 import score
@@ -197,6 +198,7 @@ def test_ctrl_c_says_how_to_go_on(finished, tmp_path):
 
 BF16 = {"dtype": "bfloat16", "learning_rate": 1e-5}
 ARCHER = {"warmup_iterations": 1, "capacity": 10, "critic_batch_size": 4, "actor_batch_size": 4, "tau": 0.3}
+GRPO = {"groups_per_batch": 3, "group_size": 2}
 VARIANTS = {
     "default": (mlmt_rl, {}),
     "several steps a rollout": (
@@ -212,6 +214,8 @@ VARIANTS = {
     "RL-Guided SCoRe": (rl_guided_score, {"stage1_iterations": 1, "baseline": "leave-one-out"}),
     "ArCHer": (archer, ARCHER | {"use_baseline": True}),
     "ArCHer in bfloat16": (archer, ARCHER | BF16),
+    "GRPO": (grpo, GRPO | {"update_epochs": 2, "num_minibatches": 2, "kl_estimator": "k1_reward"}),
+    "GRPO, further rounds": (grpo, GRPO | {"drop_constant_groups": True, "max_resamples": 2}),
 }
 
 
@@ -230,11 +234,11 @@ def test_two_iterations_and_two_more_are_four(small, tmp_path, coin_rewards, scr
     assert "losses/grad_norm_solver" in norms and all(value > 0 for value in norms.values()), norms
 
 
-@pytest.mark.parametrize("script", [score, rl_guided_score, archer], ids=lambda script: script.__name__)
+@pytest.mark.parametrize("script", [score, rl_guided_score, archer, grpo], ids=lambda script: script.__name__)
 def test_a_killed_sibling_goes_on(small, tmp_path, script):
     """Red if what test_five_kills_change_nothing shows of mlmt_rl.py does not hold for its siblings."""
     flags = {"script": script, "iterations": 4, "save_every": 2, "eval_every": 3, "max_new_tokens": 32}
-    flags |= {"stage1_iterations": 1} if script is not archer else ARCHER
+    flags |= {archer: ARCHER, grpo: GRPO}.get(script, {"stage1_iterations": 1})
     whole, killed = (small(run_dir=tmp_path / name, **flags) for name in ("whole", "killed"))
     script.main(whole)
     process = start(killed)

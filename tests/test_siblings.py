@@ -1,4 +1,4 @@
-"""Whole small runs of score.py, rl_guided_score.py and archer.py: what is logged is what happened, for code too."""
+"""Whole small runs of all scripts but mlmt_rl.py: what is logged is what happened, for code too."""
 
 import json
 
@@ -7,12 +7,14 @@ from conftest import read_jsonl, write_jsonl
 
 import archer
 import common
+import grpo
 import rl_guided_score
 import score
 from problems.functions import load_functions
 
 ARCHER = {"critic_batch_size": 4, "actor_batch_size": 4, "warmup_iterations": 0}
-SCRIPTS = {script.__name__: script for script in (score, rl_guided_score, archer)}
+SCRIPTS = {script.__name__: script for script in (score, rl_guided_score, archer, grpo)}
+OWN_FLAGS = {archer: ARCHER, grpo: {"groups_per_batch": 4}}
 
 
 @pytest.fixture(params=list(SCRIPTS))
@@ -23,7 +25,7 @@ def script(request):
 def whole_responses(script) -> dict:
     """Flags of a run whose responses are not cut, so that some are right."""
     flags = {"script": script, "iterations": 2, "eval_every": 1, "max_new_tokens": 40, "temperature": 1.0}
-    return flags | (ARCHER if script is archer else {"stage1_iterations": 1, "rollout_size": 8})
+    return flags | OWN_FLAGS.get(script, {"stage1_iterations": 1, "rollout_size": 8})
 
 
 def test_metrics_follow_from_the_episodes(small, tmp_path, script):
@@ -34,18 +36,20 @@ def test_metrics_follow_from_the_episodes(small, tmp_path, script):
     assert [row["iteration"] for row in rows] == [0, 1, 2]
     assert all(list(row) == ["iteration", *script.METRICS] for row in rows)
     problems = {p.statement: p for p in common.load_problems(args.dataset, "all")}
-    turns = {"reward_1": "attempt", "reward_2": "refinement"} if script is not archer else {"reward_1": "attempt"}
+    one_turn = script in (archer, grpo)
+    turns = {"reward_1": "attempt"} if one_turn else {"reward_1": "attempt", "reward_2": "refinement"}
+    rollout_size = args.groups_per_batch * args.group_size if script is grpo else args.rollout_size
     for episode in episodes:
         for reward, turn in turns.items():
             assert episode[reward] == common.verify(episode[turn], problems[episode["question"]])
     for row in rows:
         for phase in ("rollout", "eval") if row["iteration"] else ("eval",):
             part = [e for e in episodes if (e["iteration"], e["phase"]) == (row["iteration"], phase)]
-            assert len(part) == (args.rollout_size if phase == "rollout" else args.eval_size)
+            assert len(part) == (rollout_size if phase == "rollout" else args.eval_size)
             for reward in turns:
                 mean = sum(episode[reward] for episode in part) / len(part)
                 assert row[f"{phase}/accuracy_{reward[-1]}"] == pytest.approx(mean)
-            if script is not archer:
+            if not one_turn:
                 repeated = sum(e["attempt"] == e["refinement"] for e in part) / len(part)
                 assert row[f"{phase}/repeated"] == pytest.approx(repeated)
                 gain = row[f"{phase}/accuracy_2"] - row[f"{phase}/accuracy_1"]
