@@ -25,6 +25,7 @@ from test_bad_input import refused  # noqa: F401, a fixture
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import common
+import eval as evaluation
 import grpo
 
 POLICY, REFERENCE = random_model(0), random_model(1)
@@ -193,6 +194,19 @@ def test_expert_iteration_follows_the_right_responses():
     assert same(gradient(POLICY), exact, 5 * TOLERANCE)
 
 
+def test_a_response_that_does_not_end_has_not_the_right_form():
+    """Cut behind its box, it states an answer, but it goes on."""
+    models, tokenizers = (AutoModelForCausalLM.from_pretrained("tiny"),), (AutoTokenizer.from_pretrained("tiny"),)
+    problems = common.load_problems("arithmetic", "test", limit=1)
+    whole = grpo.run_episodes(models, tokenizers, problems, grpo.Args(temperature=0.0))
+    length = int(whole["attempt"]["response_mask"].sum())
+    cut = grpo.run_episodes(models, tokenizers, problems, grpo.Args(temperature=0.0, max_new_tokens=length - 1))
+    assert whole["attempt"]["texts"] == cut["attempt"]["texts"] and common.well_formed(
+        *cut["attempt"]["texts"], *problems
+    )
+    assert whole["well_formed"].tolist() == [True] and cut["well_formed"].tolist() == [False]
+
+
 def test_rows_of_several_turns_are_one_turn():
     """Prompts of other lengths are padded; no log-probability changes."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained("tiny"), AutoTokenizer.from_pretrained("tiny")
@@ -225,6 +239,8 @@ def verdicts(monkeypatch):
             if len({p.id for p in problems}) == len(problems):  # an evaluation
                 return [False] * len(problems)
             asked.append([p.id for p in problems[::group_size]])
+            # the responses to one problem stand beside each other
+            assert [p.id for p in problems] == [name for name in asked[-1] for _ in range(group_size)]
             groups = next(coming, [0] * (len(problems) // group_size))
             return [k < right for right in groups for k in range(group_size)]
 
@@ -310,12 +326,15 @@ def test_the_advantages_are_those_of_the_rewards(small, verdicts, monkeypatch):
 
 
 def test_one_template_in_training_and_evaluation(small, tmp_path, monkeypatch):
-    """Every prompt of a run starts with it; the baseline's demonstration is no problem of the data."""
-    prompts = []
+    """Every prompt of a run starts with it; evaluations are sampled as the rollout is, and greedy."""
+    prompts, temperatures = [], []
+    generate = grpo.generate
+    monkeypatch.setattr(grpo, "generate", lambda *a: temperatures.append(a[-1].temperature) or generate(*a))
     encode = common.encode_prompt
     monkeypatch.setattr(common, "encode_prompt", lambda t, m, *rest: prompts.append(m) or encode(t, m, *rest))
     grpo.main(grpo_args(small, prompt_template="step_by_step"))
     assert len(prompts) == 2 * 2 * 4 + 6  # two evaluations, sampled and greedy, and the rollout
+    assert temperatures == [2.0, 0.0, 2.0, 2.0, 0.0]
     assert all(messages[:2] == common.PROMPT_TEMPLATES["step_by_step"] and len(messages) == 3 for messages in prompts)
 
 
@@ -380,6 +399,8 @@ def test_a_run_searches_first(small, tmp_path, monkeypatch, capsys):
     chosen = json.loads((tmp_path / "run" / "prompt_template.json").read_text())
     assert chosen == [{"role": "user", "content": "good"}]
     assert len(json.loads((tmp_path / "run" / "template_search.json").read_text())) == 5
+    settings = evaluation.training_settings(evaluation.Args(solver=(args.run_dir,)))
+    assert settings.prompt_template == str(tmp_path / "run" / "prompt_template.json") and settings.turns == 1
     monkeypatch.setattr(common, "encode_prompt", lambda t, m, *rest: prompts.append(m) or encode(t, m, *rest))
     grpo.main(grpo_args(small, iterations=3, if_run_exists="resume", **flags))
     assert len(asked) == 5 and prompts and all(messages[0] == chosen[0] for messages in prompts)

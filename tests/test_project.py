@@ -184,7 +184,7 @@ def test_commands_of_the_readme_are_understood():
         if script == "report.py":
             continue
         common.check_args(args)
-        assert script == "eval.py" or args.policy_lm and args.rollout_size % getattr(args, "critic_batch_size", 1) == 0
+        assert script == "eval.py" or args.policy_lm
 
 
 def test_line_counts_in_the_readme():
