@@ -335,7 +335,9 @@ def check_args(args) -> None:
 def run(main, args, script: str):
     """Runs a script's main; a user's mistake, no sandbox and Ctrl-C end in one line, with exit codes 2, 2 and 130."""
     try:
-        return main(args)
+        result = main(args)
+        sys.stdout.flush()
+        return result
     except (InputError, SandboxError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

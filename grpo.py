@@ -11,11 +11,12 @@ minimises over N groups, for all n = N G responses with their tokens t and ratio
     --loss-fn importance_sampling: -ratio_t A_i          cispo: -sg[clip(ratio_t)] A_i log pi(o_t)
 
 Papers: GRPO (https://arxiv.org/abs/2402.03300, eq. 3), DAPO (2503.14476), Dr.GRPO (2503.20783), CISPO (2506.13585).
-Run: python grpo.py
-
-Departures from the paper: 1. One optimiser step a rollout by default; clipping then has nothing to do. 2. std is the
-sample's, plus 1e-4 (as in TRL). 3. k3_loss, the paper's KL, follows KL(pi_ref || pi); --kl-estimator has the others.
-4. --expert-iteration (supervised steps on right responses) and --template-search are neighbours, not GRPO.
+Run: python grpo.py. Departures from the paper:
+1. One optimiser step a rollout by default: the ratio is 1, and clipping has nothing to do.
+2. std is the sample's, plus 1e-4 (as in TRL), so that a nearly constant group does not divide by zero.
+3. R holds the format and the length, which the paper's verifier does not look at (--format-coef 0 leaves them out).
+4. --expert-iteration (supervised steps on right responses) and --template-search are neighbours of GRPO, not a part.
+k3_loss, the paper's KL, follows KL(pi_ref || pi); the other estimators follow KL(pi || pi_ref).
 
 B responses of a rollout, b of a micro-batch, P prompt and T response tokens, N all response tokens of a micro-batch, D
 hidden size, V vocabulary.
@@ -680,10 +681,9 @@ def main(args: Args) -> None:
             problems = [train_problems[row] for row in rows for _ in range(args.group_size)]
             episodes = run_episodes(models, tokenizers, problems, args)
             lengths = episodes["attempt"]["response_mask"].sum(1)  # (B,)
-            episodes["rewards"] = shaped_rewards(
-                episodes["rewards_1"], episodes["well_formed"], lengths, args
-            )  # R (B,)
-            groups = episodes["rewards"].view(-1, args.group_size)  # (N, G)
+            shaped = shaped_rewards(episodes["rewards_1"], episodes["well_formed"], lengths, args)  # R, (B,)
+            episodes["rewards"] = shaped
+            groups = shaped.view(-1, args.group_size)  # (N, G)
             keep = (groups != groups[:, :1]).any(1).repeat_interleave(args.group_size)  # (B,) not constant
             if args.expert_iteration:
                 keep = episodes["rewards_1"] == 1
@@ -712,9 +712,8 @@ def main(args: Args) -> None:
         shuffles = [torch.randperm(len(rewards), device=device) for _ in range(args.update_epochs)]
         batches = [batch for shuffle in shuffles for batch in shuffle.chunk(args.num_minibatches) if len(batch)]
         for batch in batches:
-            losses["losses/policy_solver"].append(
-                accumulate_gradients(solver, turn, batch, A, args.kl_coef, args, reference)
-            )
+            loss = accumulate_gradients(solver, turn, batch, A, args.kl_coef, args, reference)
+            losses["losses/policy_solver"].append(loss)
             losses["losses/grad_norm_solver"].append(optimizer_step(solver_optimizer, solver, args.max_grad_norm))
 
         # ---- LOG
