@@ -596,8 +596,8 @@ def main(args: Args) -> None:
             check_models(name, feedback, problems, args)
     if args.turns == 1 and args.feedback not in ("own", "none"):
         raise common.InputError(f"--feedback {args.feedback} is written for a second turn: it needs --turns 2")
-    if args.feedback_quality and not any(feedback for _, feedback, _ in plan):
-        raise common.InputError("--feedback-quality needs --turns 2 and a --feedback model: there is none")
+    if args.feedback_quality and not (args.use_smart_corrections and any(feedback for _, feedback, _ in plan)):
+        raise common.InputError("--feedback-quality needs --turns 2 and a --feedback model whose feedback is read")
     default_dir = f"evals/{'+'.join(Path(dataset).stem for dataset in sets)}__{args.eval_seed}"
     run_dir, _ = common.find_run_folder(args, default_dir)
     args.run_dir = str(run_dir)

@@ -453,6 +453,7 @@ def test_comparison_of_solvers_in_one_folder(tmp_path, capsys):
         ({"max_new_tokens": 9000}, "tokens, but the model of --solver tiny reads 8192"),
         ({"chat_template": "on"}, "--chat-template on"),
         ({"feedback_quality": True}, "--feedback-quality needs --turns 2 and a --feedback model"),
+        ({"feedback_quality": True, "feedback": "tiny", "use_smart_corrections": False}, "whose feedback is read"),
         ({"feedback_quality": True, "feedback": "tiny", "limit": 1}, "at least 2 problems"),
         ({"prompt_template": "brief"}, "unknown --prompt-template brief: choose none, baseline"),
         ({"prompt_template": "none.json"}, "--prompt-template none.json cannot be read"),

@@ -90,13 +90,16 @@ def test_runs_that_differ_in_the_seed_alone_share_a_colour(tmp_path):
 
 
 def test_fifty_methods_have_fifty_lines(tmp_path):
-    """More groups than colours: the line styles tell them apart, as far as they go; the page stays small."""
-    rows = [metrics(i, rollout__reward=0.5, losses__value=0.1 * i) for i in range(100)]
-    runs = [make_run(tmp_path / str(n), rows, exp_name=f"method {n}") for n in range(50)]
+    """More groups than colours: the line styles tell them apart, as far as they go; there is room for episodes."""
+    names = [f"losses__of_{n}" for n in range(10)]
+    rows = [metrics(i, **{name: 0.1 * i + 0.0123456789 for name in names}) for i in range(100)]
+    episodes = [episode(i, f"problem {n}", (0, 1), "words " * 60) for i in range(10) for n in range(10)]
+    runs = [make_run(tmp_path / str(n), rows, episodes, exp_name=f"method {n}") for n in range(50)]
     groups = report.group_runs([report.load_run(Path(run)) for run in runs])
     assert len({(group["colour"], group["style"]) for group in groups}) == 32
     page = draw(tmp_path, *runs)
-    assert len(page) < 5_000_000 and all(f"method {n}" in page for n in range(50))
+    assert len(page.encode()) <= 5_000_000 and all(f"method {n}" in page for n in range(50))
+    assert len(browser_data(page)["episodes"]) == 5000
 
 
 def test_final_figures(tmp_path):
