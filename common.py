@@ -289,7 +289,10 @@ def write_report(run_dir: Path) -> str:
     """Has report.py draw a run, in a process of its own; returns a line that says where its page is, or why not."""
     command = [sys.executable, str(Path(__file__).with_name("report.py")), str(run_dir)]
     page = run_dir / "report.html"
-    result = subprocess.run([*command, "--output", str(page)], capture_output=True, text=True)
+    try:
+        result = subprocess.run([*command, "--output", str(page)], capture_output=True, text=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        return f"the page of curves and episodes took more than 10 minutes; try: {shlex.join(['python', *command[1:]])}"
     if result.returncode == 0:
         return f"curves and episodes: open {page} in a browser"
     reason = (result.stderr.strip() or f"it ended with code {result.returncode}").splitlines()[-1]

@@ -569,6 +569,8 @@ def main(args: Args) -> None:
     if args.compare:
         return compare(args.compare, args.bootstrap_samples)
     # What is wrong with the flags, the files or the models is found before anything is written.
+    if args.temperature == 0 and args.samples > 1:
+        raise common.InputError("--temperature 0 makes all samples of a problem the same: add --samples 1")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise common.InputError("--device cuda: torch finds no GPU here")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device

@@ -450,6 +450,7 @@ def test_comparison_of_solvers_in_one_folder(tmp_path, capsys):
         ({"samples": 0}, "--samples must not be 0"),
         ({"temperature": -1.0}, "--temperature must not be -1.0"),
         ({"top_p": 0.0}, "--top-p 0.0"),
+        ({"temperature": 0.0, "samples": 2}, "add --samples 1"),
         ({"max_new_tokens": 9000}, "tokens, but the model of --solver tiny reads 8192"),
         ({"chat_template": "on"}, "--chat-template on"),
         ({"feedback_quality": True}, "--feedback-quality needs --turns 2 and a --feedback model"),
