@@ -652,17 +652,18 @@ def main(args: Args) -> None:
     print(f"run folder {run_dir}: {sizes}; device {device}, weights in {dtype}{sandbox}")
 
     # new in GRPO
+    chosen = args  # the flags, with the prompt template that the search has found
     if args.template_search:
         if start == 0:
             best, measured = search_template(models, tokenizers, search_problems, args)
             messages = common.load_template(best, train_problems)
             common.write_file(run_dir / "template_search.json", json.dumps(measured, indent=2) + "\n")
             common.write_file(run_dir / "prompt_template.json", json.dumps(messages, indent=2) + "\n")
-        args.prompt_template = str(run_dir / "prompt_template.json")
+        chosen = replace(args, prompt_template=str(run_dir / "prompt_template.json"))
 
     if start == 0:
         row = {"iteration": 0} | dict.fromkeys(METRICS)
-        row |= evaluate(0, models, tokenizers, eval_problems, args)
+        row |= evaluate(0, models, tokenizers, eval_problems, chosen)
         row |= {"charts/episodes": 0, "charts/seconds": time.time() - start_time}
         common.write_rows(run_dir / "metrics.jsonl", [row])
 
@@ -679,7 +680,7 @@ def main(args: Args) -> None:
             rounds += 1
             rows = common.problem_rows(rounds, args.groups_per_batch, len(train_problems), args.seed)
             problems = [train_problems[row] for row in rows for _ in range(args.group_size)]
-            episodes = run_episodes(models, tokenizers, problems, args)
+            episodes = run_episodes(models, tokenizers, problems, chosen)
             lengths = episodes["attempt"]["response_mask"].sum(1)  # (B,)
             shaped = shaped_rewards(episodes["rewards_1"], episodes["well_formed"], lengths, args)  # R, (B,)
             episodes["rewards"] = shaped
@@ -747,7 +748,7 @@ def main(args: Args) -> None:
         if last or iteration % args.eval_every == 0:
             saved = common.episode_rows(iteration, "rollout", problems, episodes, args.save_episodes)
             common.write_rows(run_dir / "episodes.jsonl", saved)
-            row |= evaluate(iteration, models, tokenizers, eval_problems, args)
+            row |= evaluate(iteration, models, tokenizers, eval_problems, chosen)
         row["charts/seconds"] = time.time() - start_time
         common.write_rows(run_dir / "metrics.jsonl", [row])
         if args.track:

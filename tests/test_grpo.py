@@ -2,11 +2,14 @@
 
 import itertools
 import json
+import shlex
 import statistics
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+import tyro
 from conftest import read_jsonl
 from enumeration import (
     RESPONSES,
@@ -390,6 +393,7 @@ def test_a_run_searches_first(small, tmp_path, monkeypatch, capsys):
         return episodes
 
     monkeypatch.setattr(grpo, "run_episodes", recording)
+    monkeypatch.setattr(common, "encode_prompt", lambda t, m, *rest: prompts.append(m) or encode(t, m, *rest))
     flags = {"template_search": folder, "template_search_size": 2, "save_every": 1}
     args = grpo_args(small, iterations=2, **flags)
     grpo.main(args)
@@ -401,9 +405,19 @@ def test_a_run_searches_first(small, tmp_path, monkeypatch, capsys):
     assert len(json.loads((tmp_path / "run" / "template_search.json").read_text())) == 5
     settings = evaluation.training_settings(evaluation.Args(solver=(args.run_dir,)))
     assert settings.prompt_template == str(tmp_path / "run" / "prompt_template.json") and settings.turns == 1
-    monkeypatch.setattr(common, "encode_prompt", lambda t, m, *rest: prompts.append(m) or encode(t, m, *rest))
-    grpo.main(grpo_args(small, iterations=3, if_run_exists="resume", **flags))
-    assert len(asked) == 5 and prompts and all(messages[0] == chosen[0] for messages in prompts)
+    first_words = Counter(
+        messages[0]["content"] for messages in prompts
+    )  # 2 and 4 problems; "bad" comes before "worse"
+    assert first_words == {"bad": 6, "worse": 2, "good": 6 + 2 * (4 + 4) + 2 * 6}
+    prompts.clear()
+    command = capsys.readouterr().out.split("to train on: ")[1].splitlines()[0]
+    grpo.main(tyro.cli(grpo.Args, args=shlex.split(command)[2:]))
+    assert (
+        len(rows_of(args)) == 5
+        and len(asked) == 5
+        and prompts
+        and all(messages[0] == chosen[0] for messages in prompts)
+    )
 
 
 def test_a_search_that_takes_all_problems_is_refused(small, tmp_path, refused):  # noqa: F811
