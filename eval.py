@@ -7,12 +7,16 @@
 The second turn follows a feedback model or a fixed instruction. With r_ij the verdict on sample j of problem i,
 accuracy is mean_i p_i, p_i = mean_j r_ij; its standard error std(p_i) / sqrt(n) and its interval (the middle 95 % of
 means of p resampled with replacement) are over problems, because samples of one problem are not independent.
+
     delta = accuracy_2 - accuracy_1 = fixed - broken  Not gated: right first attempts are refined, and can be broken.
     accuracy_2_oracle_gated = accuracy_1 + fixed      Only wrong ones are, by someone who knows the answers.
     pass@k  unbiased (arXiv 2107.03374, eq. 1)        maj@k  the most frequent answer; of a tie, its right share
+
 Feedback quality, where g' is another problem's feedback and 0 the fixed instruction in its place:
+
     utility  E[r|g] - E[r|0]     specificity  E[r|g] - E[r|g']     utilisation  mean log pi(y|x,z,g) - log pi(y|x,z,0)
     leakage  share of feedback that states the gold answer (by chance: the gold answer of another problem)
+
 The run folder gets episodes.jsonl, block by block, and eval.json. --if-run-exists resume goes on where it stopped.
 """
 
