@@ -38,8 +38,21 @@ def families(tmp_path_factory) -> dict[str, str]:
     return folders
 
 
+@pytest.fixture
+def recomputing(monkeypatch) -> list[str]:
+    """The families of the models that were told to recompute their layers (tests/test_logprobs.py: then they do)."""
+    told, enable = [], transformers.PreTrainedModel.activation_checkpointing_enable
+
+    def recording(model, *flags):
+        told.append(model.config.model_type)
+        return enable(model, *flags)
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "activation_checkpointing_enable", recording)
+    return told
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_two_families_train_together(families, problem_file, tmp_path, dtype, monkeypatch):
+def test_two_families_train_together(families, problem_file, tmp_path, dtype, monkeypatch, recomputing):
     """Solver and feedback model of different families and templates train, save and resume in either dtype."""
     # random models are never right: every other response is called right, so that there is something to learn from
     monkeypatch.setattr(mlmt_rl.common, "judge_all", lambda texts, *rest: [i % 2 == 1 for i in range(len(texts))])
@@ -53,6 +66,7 @@ def test_two_families_train_together(families, problem_file, tmp_path, dtype, mo
     }
     whole = small_args(problem_file, tmp_path / "whole", iterations=2, **flags)
     mlmt_rl.main(whole)
+    assert sorted(recomputing) == ["llama", "qwen2"]
     parts = small_args(problem_file, tmp_path / "parts", iterations=1, **flags)
     mlmt_rl.main(parts)
     parts.iterations, parts.if_run_exists = 2, "resume"
@@ -85,13 +99,14 @@ def encoder(tmp_path_factory) -> str:
 
 
 @pytest.mark.parametrize("script", [score, rl_guided_score, archer, grpo], ids=lambda script: script.__name__)
-def test_siblings_train_another_family(families, encoder, problem_file, tmp_path, script, monkeypatch):
+def test_siblings_train_another_family(families, encoder, problem_file, tmp_path, script, monkeypatch, recomputing):
     """A Qwen2 with a chat template in bfloat16; the critic is a RoBERTa with its pooler."""
     monkeypatch.setattr(mlmt_rl.common, "judge_all", lambda texts, *rest: [i % 2 == 1 for i in range(len(texts))])
     flags = {"policy_lm": families["qwen2"], "dtype": "bfloat16", "gradient_checkpointing": True, "iterations": 1}
     if script is archer:
         flags |= {"critic_lm": encoder, "critic_batch_size": 4, "actor_batch_size": 4, "warmup_iterations": 0}
     script.main(small_args(problem_file, tmp_path / "run", script=script, **flags))
+    assert set(recomputing) == {"qwen2"}
     (row,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()][1:]
     assert row["losses/grad_norm_solver"] > 0
     if script is archer:
