@@ -239,6 +239,7 @@ def evaluate_block(models, tokenizers, problems: list[common.Problem], args: Arg
     episodes = run_episodes(models, tokenizers, problems, args)
     rows = common.episode_rows(0, "eval", problems, episodes, len(problems))
     for i, (row, problem) in enumerate(zip(rows, problems)):
+        del row["iteration"]  # a matter of training
         row |= {"level": problem.level, "subject": problem.subject, "code": bool(problem.tests)}
         for name in TURNS:
             if name in episodes:
@@ -460,6 +461,8 @@ def load_evaluation(name: str) -> tuple[str, dict, dict[str, list[dict]]]:
     for row in rows:
         if row["solver"] == solver:
             datasets.setdefault(row["dataset"], []).append(row)
+    if not datasets:
+        raise common.InputError(f"--compare {folder} is not a finished evaluation: it has no episodes")
     return solver, flags, datasets
 
 

@@ -121,9 +121,9 @@ class Args:
     loss_reduction: Literal["sequence", "token", "constant"] = "sequence"
     """what a response's sum over tokens is divided by: its length (GRPO), nothing (DAPO), max_new_tokens (Dr.GRPO)"""
     drop_constant_groups: bool = False
-    """train on groups with different rewards only: the others have no advantage, but count in the mean"""
+    """leave out the groups of equal rewards: they have no advantage, but count where the loss is divided"""
     max_resamples: int = 0
-    """with drop_constant_groups: at most so many further rounds of sampling, until N groups are left (DAPO)"""
+    """where responses are left out: at most so many further rounds of sampling, until the batch is full (DAPO)"""
     kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.04
     """beta1 (MLMT-RL's beta_L), the weight of the solver's KL to its initial policy"""
     kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss", "full_loss"] = "k3_loss"
@@ -135,7 +135,7 @@ class Args:
     overlong_coef: float = 1.0
     """c_o, the largest penalty for length"""
     expert_iteration: bool = False
-    """supervised steps on the right responses instead of policy gradients"""
+    """supervised steps on the right responses instead of policy gradients; loss_fn and advantage_norm do nothing"""
 
     # ---- optimisation
     iterations: int = 40
@@ -396,6 +396,22 @@ def group_advantages(rewards: torch.Tensor, group_size: int, norm: str) -> torch
     return centred.flatten()
 
 
+def credit(args: Args, rewards: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
+    """A, what multiplies log pi of each response: (B,). Expert iteration: 1.
+
+    kl: sum over a response's tokens of log pi - log pi_ref. With k1_reward it is centred in its group as the rewards
+    are, but never divided by their standard deviation: beta keeps its weight, in a group of equal rewards too. With
+    --advantage-norm none that is R - beta KL against its group's mean, whose expected gradient is 1 - 1/G of that of
+    E[R] - beta KL(pi || pi_ref).
+    """  # differs: each response against its group
+    if args.expert_iteration:
+        return torch.ones_like(rewards)
+    A = group_advantages(rewards, args.group_size, args.advantage_norm)
+    if args.kl_estimator == "k1_reward":
+        A = A - args.kl_coef * group_advantages(kl, args.group_size, "none")
+    return A
+
+
 # new in GRPO
 def loss_weights(response_mask: torch.Tensor, reduction: str, max_new_tokens: int) -> torch.Tensor:
     """w_i, what the sum over a response's tokens is multiplied by; response_mask is the optimiser batch's: (n,)."""
@@ -573,8 +589,12 @@ def main(args: Args) -> None:
     rollout_size = args.groups_per_batch * args.group_size  # responses of one round of sampling
     if args.group_size == 1 and not args.expert_iteration:
         raise common.InputError("--group-size 1: a group needs at least 2 responses to be compared")
-    if args.max_resamples and not args.drop_constant_groups:
-        raise common.InputError("--max-resamples needs --drop-constant-groups")
+    if args.max_resamples and not (args.drop_constant_groups or args.expert_iteration):
+        raise common.InputError(
+            "--max-resamples needs --drop-constant-groups or --expert-iteration: nothing is left out"
+        )
+    if args.expert_iteration and args.kl_estimator == "k1_reward":
+        raise common.InputError("--kl-estimator k1_reward is a part of a return: --expert-iteration has none")
     if args.overlong_buffer > args.max_new_tokens:
         limit = f"--max-new-tokens {args.max_new_tokens}"
         raise common.InputError(f"--overlong-buffer {args.overlong_buffer} must be at most {limit}")
@@ -681,15 +701,15 @@ def main(args: Args) -> None:
             rows = common.problem_rows(rounds, args.groups_per_batch, len(train_problems), args.seed)
             problems = [train_problems[row] for row in rows for _ in range(args.group_size)]
             episodes = run_episodes(models, tokenizers, problems, chosen)
-            lengths = episodes["attempt"]["response_mask"].sum(1)  # (B,)
-            shaped = shaped_rewards(episodes["rewards_1"], episodes["well_formed"], lengths, args)  # R, (B,)
-            episodes["rewards"] = shaped
-            groups = shaped.view(-1, args.group_size)  # (N, G)
-            keep = (groups != groups[:, :1]).any(1).repeat_interleave(args.group_size)  # (B,) not constant
+            verdicts, lengths = episodes["rewards_1"], episodes["attempt"]["response_mask"].sum(1)  # (B,)
+            rewards = shaped_rewards(verdicts, episodes["well_formed"], lengths, args)  # R, (B,)
+            episodes |= {"lengths": lengths, "rewards": rewards}
+            keep = torch.ones_like(verdicts, dtype=torch.bool)  # (B,)
+            if args.drop_constant_groups:
+                groups = rewards.view(-1, args.group_size)  # (N, G)
+                keep &= (groups != groups[:, :1]).any(1).repeat_interleave(args.group_size)
             if args.expert_iteration:
-                keep = episodes["rewards_1"] == 1
-            elif not args.drop_constant_groups:
-                keep = torch.ones_like(keep)
+                keep &= verdicts == 1
             room = rollout_size - sum(map(len, kept))
             sampled.append(episodes)
             kept.append(keep.nonzero().squeeze(1)[:room])
@@ -703,10 +723,7 @@ def main(args: Args) -> None:
             turn["logprobs"], entropy = score(solver, turn, args)  # (B, T)
             turn["ref_logprobs"] = score(reference, turn, args)[0]
             kl = kl_penalty(turn["logprobs"], turn["ref_logprobs"], None, "k1_reward")  # (B,)
-            returns = rewards - args.kl_coef * kl if args.kl_estimator == "k1_reward" else rewards
-            A = torch.ones_like(returns)  # (B,)
-            if not args.expert_iteration:
-                A = group_advantages(returns, args.group_size, args.advantage_norm)
+            A = credit(args, rewards, kl)  # (B,)
 
         # ---- UPDATE
         losses = {name: [] for name in METRICS if name.startswith("losses/")}
@@ -719,18 +736,16 @@ def main(args: Args) -> None:
 
         # ---- LOG
         row = {"iteration": iteration} | dict.fromkeys(METRICS)
-        verdicts, well_formed, shaped = (
-            torch.cat([episodes[name] for episodes in sampled]) for name in ("rewards_1", "well_formed", "rewards")
-        )
+        names = ("rewards_1", "rewards", "well_formed", "lengths")
+        verdicts, shaped, well_formed, lengths = (torch.cat([e[name] for e in sampled]).float() for name in names)
         row["rollout/accuracy_1"] = verdicts.mean().item()
         row["rollout/reward"] = shaped.mean().item()
-        row["rollout/format"] = well_formed.float().mean().item()
+        row["rollout/format"] = well_formed.mean().item()
         right = verdicts.view(-1, args.group_size).mean(1)  # (groups,)
         row["rollout/groups_mixed"] = ((right > 0) & (right < 1)).float().mean().item()
         row["rollout/groups_right"] = (right == 1).float().mean().item()
         row["rollout/groups_wrong"] = (right == 0).float().mean().item()
         row["rollout/trained_responses"] = len(rewards)
-        lengths = torch.cat([episodes["attempt"]["response_mask"].sum(1) for episodes in sampled]).float()
         row["rollout/response_length_1"] = lengths.mean().item()
         row["rollout/truncated"] = torch.cat([e["attempt"]["truncated"] for e in sampled]).float().mean().item()
         row["rollout/undecided"] = float(np.mean([e["verdict_log"]["rollout/undecided"] for e in sampled]))

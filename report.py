@@ -57,7 +57,7 @@ def load_run(folder: Path) -> dict:
         [row["iteration"] for row in rows + episodes]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise common.InputError(f"{folder} cannot be drawn, a file of it is damaged: {error!r}") from error
-    return {"name": folder.name, "flags": flags, "rows": rows, "episodes": episodes}
+    return {"name": str(folder), "flags": flags, "rows": rows, "episodes": episodes}
 
 
 def differing_flags(runs: list[dict]) -> list[str]:

@@ -203,6 +203,7 @@ def test_sizes_that_cannot_work(small, refused, flags, named):
             "--group-size 2 times --groups-per-batch 2 does not divide by --num-minibatches 3",
         ),
         (grpo, {"max_resamples": 2}, "--max-resamples needs --drop-constant-groups"),
+        (grpo, {"expert_iteration": True, "kl_estimator": "k1_reward"}, "--kl-estimator k1_reward"),
         (grpo, {"overlong_buffer": 9}, "--overlong-buffer 9 must be at most --max-new-tokens 8"),
         (grpo, {"prompt_template": "brief"}, "unknown --prompt-template brief"),
         (grpo, {"template_search": "none"}, "--template-search none holds no .json file"),

@@ -207,9 +207,8 @@ def test_training_settings_reproduce_the_last_evaluation_of_training(problem_fil
     expected = [row for row in episodes(trained) if row["phase"] == "eval" and row["iteration"] == 1]
     assert len(expected) == 6
     for row, other in zip(episodes(args), expected, strict=True):
-        assert {key: row[key] for key in other if key != "iteration"} == {
-            key: other[key] for key in other if key != "iteration"
-        }
+        del other["iteration"]
+        assert {key: row[key] for key in other} == other
 
 
 def test_flags_beside_as_in_training_win(finished):
@@ -484,6 +483,8 @@ def test_comparisons_that_cannot_be_made(refused, tmp_path):  # noqa: F811
     args = evaluation.Args(compare=(one, other))
     assert "have no problem in common" in refused(args)
     assert f"{both}#1 (s), {both}#2 (t)" in refused(replace(args, compare=(one, both)))
+    (tmp_path / "other" / "episodes.jsonl").unlink()
+    assert "other is not a finished evaluation" in refused(args)
     assert f"{both}#1 (s), {both}#2 (t)" in refused(replace(args, compare=(f"{both}#3", one)))
 
 

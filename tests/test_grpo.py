@@ -58,6 +58,18 @@ def test_a_constant_group_has_no_advantage(reward, norm):
     assert grpo.group_advantages(torch.full((14,), reward), 7, norm).tolist() == [0.0] * 14
 
 
+def test_the_kl_keeps_its_weight_whatever_the_rewards_are():
+    """k1_reward: - beta (KL - mean KL), not divided by the rewards' std; in a constant group that is all there is."""
+    rewards, kl = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([0.5, 0.1, 0.4, 0.2])
+    centred = torch.tensor([0.2, -0.2, 0.1, -0.1])
+    for norm, spread in (("std", 2**-0.5 + 1e-4), ("none", 1.0)):
+        args = make_args(group_size=2, kl_estimator="k1_reward", kl_coef=0.01, advantage_norm=norm)
+        expected = torch.tensor([0.0, 0.0, 0.5, -0.5]) / spread - 0.01 * centred
+        assert torch.allclose(grpo.credit(args, rewards, kl), expected, atol=1e-7)
+        args = grpo.replace(args, kl_estimator="k3_loss")
+        assert torch.equal(grpo.credit(args, rewards, kl), grpo.group_advantages(rewards, 2, norm))
+
+
 def test_rewards_by_hand():
     """Right and of the right form: 1; without it 0.9; wrong: 0 and -0.1. The length penalty rises over the last 4."""
     verdicts, form = torch.tensor([1.0, 1, 0, 0]), torch.tensor([True, False, True, False])
@@ -134,10 +146,11 @@ REWARDS = torch.tensor([0.3, 1.0, 0.0, 0.9, 0.5, 0.0, 0.7]).double()
 def test_the_expected_gradient_without_std_is_the_exact_one(beta):
     """Over all 7^3 groups: (1 - 1/G) grad of E[R] - beta KL, as a group's mean holds a response's own reward."""
     args = make_args(kl_estimator="k1_reward", loss_reduction="constant", advantage_norm="none")
+    args = grpo.replace(args, kl_coef=beta, group_size=3)
     turn, log_pi, log_ref = world(args)
-    returns = REWARDS - beta * (log_pi - log_ref).detach()
     groups = torch.tensor(list(itertools.product(range(7), repeat=3)))
-    A = grpo.group_advantages(returns[groups].flatten(), 3, "none").view(-1, 3)
+    kl = (log_pi - log_ref).detach()
+    A = grpo.credit(args, REWARDS[groups].flatten(), kl[groups].flatten()).view(-1, 3)
     expected = expected_advantages(groups, A, log_pi)
     exact = gradient(POLICY, (log_pi.exp() * (REWARDS - beta * (log_pi - log_ref))).sum())
     grpo.accumulate_gradients(POLICY, turn, torch.arange(7), (7 * 2 * expected).float(), 0.0, args)
@@ -307,6 +320,14 @@ def test_expert_iteration_trains_on_the_right_responses(small, verdicts, monkeyp
     grpo.main(args)
     assert [(sorted(rows.tolist()), A.tolist()) for rows, A in seen] == [([0, 1, 2], [1.0] * 3)]
     assert rows_of(args)[1]["rollout/trained_responses"] == 3
+
+
+def test_expert_iteration_of_mixed_groups_with_further_rounds(small, verdicts):
+    """Both flags do what they say beside --expert-iteration: of six right responses two are of mixed groups."""
+    asked = verdicts([[0, 1, 2], [1, 2, 0]], 2)
+    args = grpo_args(small, expert_iteration=True, drop_constant_groups=True, max_resamples=1)
+    grpo.main(args)
+    assert len(asked) == 2 and rows_of(args)[1]["rollout/trained_responses"] == 2
 
 
 def test_the_advantages_are_those_of_the_rewards(small, verdicts, monkeypatch):

@@ -108,7 +108,8 @@ def test_final_figures(tmp_path):
     page = draw(tmp_path, make_run(tmp_path / "run", rows, seed=7))
     table = re.search(r'<table id="figures">.*?</table>', page, re.DOTALL)[0]
     cells = [re.sub("<.*?>", "", cell).strip() for cell in re.findall(r"<td.*?</td>", table, re.DOTALL)]
-    assert cells == ["mlmt_rl", "7", "3 of 20", "192", "6", "0.400 → 0.700", "0.500 → 0.900", "0.200", "—", "—", "run"]
+    assert cells.pop() == str(tmp_path / "run")
+    assert cells == ["mlmt_rl", "7", "3 of 20", "192", "6", "0.400 → 0.700", "0.500 → 0.900", "0.200", "—", "—"]
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------
@@ -235,6 +236,13 @@ def test_other_folders_are_named_and_skipped(tmp_path, capsys):
     error = capsys.readouterr().err
     assert [re.search(r"skipped: \S*/(\w+)", line)[1] for line in error.splitlines()] == ["damaged", "empty", "none"]
     assert "1 run" in page
+
+
+def test_runs_of_one_folder_name_are_two(tmp_path):
+    """Runs of two machines, say: red if the episodes of one are shown as the other's."""
+    runs = [make_run(tmp_path / part / "run", [metrics(0)], [episode(0, "a", (0, 1))]) for part in ("one", "two")]
+    data = browser_data(draw(tmp_path, *runs))
+    assert data["runs"] == runs and sorted(row[0] for row in data["episodes"]) == [0, 1]
 
 
 def test_patterns_are_expanded(tmp_path, capsys):
