@@ -68,6 +68,8 @@ def test_the_kl_keeps_its_weight_whatever_the_rewards_are():
         assert torch.allclose(grpo.credit(args, rewards, kl), expected, atol=1e-7)
         args = grpo.replace(args, kl_estimator="k3_loss")
         assert torch.equal(grpo.credit(args, rewards, kl), grpo.group_advantages(rewards, 2, norm))
+        args = grpo.replace(args, expert_iteration=True)
+        assert grpo.credit(args, torch.tensor([1.0, 0.9, 0.5, 1.0]), kl).tolist() == [1.0] * 4
 
 
 def test_rewards_by_hand():
