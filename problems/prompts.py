@@ -116,14 +116,24 @@ def render(tokenizer, messages: Messages) -> str:
 def encode_prompt(tokenizer, messages: Messages, statement: str = "") -> tuple[list[int], int]:
     """Token ids of a prompt, and how many of them come before whatever follows the problem's statement.
 
-    The part up to the statement's end is tokenized by itself, so that it is the same whatever follows: the value of x
-    is read there.
+    statement: what the last message begins with. Its end is found by a mark that is put behind it and taken out of the
+    rendered text again, whatever the template makes of the statement. The part up to there is tokenized by itself, so
+    that it is the same whatever follows: the value of x is read there. Raises InputError.
     """
-    text = render(tokenizer, messages)
-    cut = text.index(statement) + len(statement) if statement else len(text)
-    cut = len(text) - len(text[cut:].lstrip())  # the blank line after the statement belongs to it
+    text, cut = render(tokenizer, messages), None
+    if statement:
+        mark = "10"  # digits, which no template rewrites; however long, it cannot overlap itself
+        while mark in text:
+            mark += "0"
+        content = messages[-1]["content"].removeprefix(statement)
+        marked = render(tokenizer, [*messages[:-1], messages[-1] | {"content": statement + mark + content}])
+        before, found, after = marked.partition(mark)
+        if not found or mark in after:
+            raise InputError("the tokenizer's chat template must show the last message once: --chat-template off does")
+        text = before + after
+        cut = len(text) - len(after.lstrip())  # the blank line after the statement belongs to it
     prefix = tokenizer(text[:cut], add_special_tokens=not tokenizer.chat_template).input_ids  # templates write BOS
-    rest = tokenizer(text[cut:], add_special_tokens=False).input_ids if cut < len(text) else []
+    rest = tokenizer(text[cut:], add_special_tokens=False).input_ids if cut is not None else []
     return prefix + rest, len(prefix)
 
 

@@ -230,6 +230,43 @@ def test_the_prefix_is_the_question_whatever_follows(tokenizer):
     assert tokenizer.decode(prefix) == f"{start}{PROBLEM.question}\n\n"
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        None,
+        TEMPLATE,
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | e }}<|im_end|>\n{% endfor %}<|im_start|>",
+        "{% for m in messages %}{{ {'role': m.role, 'content': m.content | upper} | tojson }}{% endfor %}",
+    ],
+    ids=["plain", "template", "escapes", "JSON"],
+)
+@pytest.mark.parametrize(
+    "question", ["a", "user", "Is 1 < 2 & \"2\" > '1'? 10", "100", "m|>\n", "Put the final answer"]
+)
+def test_the_end_of_the_question_is_found_by_construction(template, question):
+    """Red if it is searched for: inside the template's own words, or as the template has not written it."""
+    tokenizer = AutoTokenizer.from_pretrained(REPO / "tiny")
+    tokenizer.chat_template = template
+    problem, found = common.Problem(question, "1"), set()
+    for attempt in ("", question, f"10 {question} 100", "<|im_start|>"):
+        messages = common.feedback_messages(problem, attempt)
+        ids, length = common.encode_prompt(tokenizer, messages, problem.statement)
+        before, after = tokenizer.decode(ids[:length]), tokenizer.decode(ids[length:])
+        assert before + after == common.render(tokenizer, messages)
+        assert after.lower().lstrip("\\n").startswith("a student")
+        found.add(before)
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0].role }}", "{{ messages[0].content }}{{ messages[0].content }}"])
+def test_a_template_that_does_not_show_the_question_once_is_refused(template):
+    tokenizer = AutoTokenizer.from_pretrained(REPO / "tiny")
+    tokenizer.chat_template = template
+    messages = common.feedback_messages(PROBLEM, "")
+    with pytest.raises(common.InputError, match="must show the last message once"):
+        common.encode_prompt(tokenizer, messages, PROBLEM.statement)
+
+
 def test_without_a_question_the_prefix_is_the_prompt(tokenizer):
     """Red if the solver's prompts are cut in two."""
     ids, length = common.encode_prompt(tokenizer, common.attempt_messages(PROBLEM))
