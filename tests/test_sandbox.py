@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,14 @@ ADD = ("assert add(1, 2) == 3", "assert add(-1, 5) == 4", "assert add(10, 20) ==
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the layers are Linux's")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_child(tmp_path_factory):
+    """The sandboxes of this file run a copy of the server's file, which tells their processes from all others here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "CHILD", shutil.copy(sandbox.CHILD, tmp_path_factory.mktemp("own") / "child.py"))
+        yield
+
+
 @pytest.fixture(scope="module", params=LAYERS, ids="+".join)
 def box(request):
     """A sandbox for each set of layers that holds on this machine."""
@@ -43,11 +52,11 @@ def box(request):
 
 
 def processes() -> set[int]:
-    """Servers and whatever programs left behind: a fork of a program still has the server's command line."""
+    """Our servers and whatever programs left behind: a fork of a program still has the server's command line."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"sandbox_child.py" in path.read_bytes():
+            if str(sandbox.CHILD).encode() in path.read_bytes():
                 found.add(int(path.parent.name))
         except OSError:  # it ended meanwhile
             continue
@@ -69,18 +78,21 @@ class Watch:
         folder.mkdir(exist_ok=True)
         (folder / "secret.txt").write_text("TOP-SECRET")
         self.folder_before, self.processes_before = self.files(), processes()
-        self.home_before = set(os.listdir(Path.home()))
-        self.scratch_before = {name for name in os.listdir("/dev/shm")}
+        self.elsewhere_before = self.elsewhere()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
 
     def files(self) -> dict:
         return {path.name: (path.read_bytes(), path.stat().st_mode) for path in self.folder.iterdir()}
 
+    def elsewhere(self) -> set[Path]:
+        """What attacks write outside the folder, by name: other tests write there at the same time."""
+        places, names = (Path.home(), Path("/dev/shm")), ("written", "secret.txt", "rl_sandbox_written")
+        return {place / name for place in places for name in names if (place / name).exists()}
+
     def assert_no_harm(self) -> None:
         assert self.files() == self.folder_before
-        assert set(os.listdir(Path.home())) == self.home_before
-        assert set(os.listdir("/dev/shm")) == self.scratch_before
+        assert self.elsewhere() == self.elsewhere_before
         with pytest.raises(BlockingIOError):
             self.listener.accept()
 
@@ -546,7 +558,8 @@ def test_a_lost_server_is_an_error_not_a_verdict():
 
 def test_nothing_outlives_a_killed_trainer(tmp_path):
     """After SIGKILL of the process that asked for verdicts, its servers and the program end."""
-    script = "from verifiers.sandbox import *\nprint(start_sandbox(), flush=True)\n"
+    script = f"from verifiers import sandbox\nsandbox.CHILD = {str(sandbox.CHILD)!r}\n"
+    script += "from verifiers.sandbox import *\nprint(start_sandbox(), flush=True)\n"
     script += "run_tests('while True: pass', ['assert f()'], timeout=100)"
     before = processes()
     trainer = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
