@@ -18,8 +18,8 @@ Departures from the paper:
 3. b is a linear head on the actor's own states, which its loss does not move.
 The embedded task is `functions`, not `arithmetic`: a critic of this size learns to compare lines, but not to do sums.
 
-B responses of a batch, b of a micro-batch, P prompt and T response tokens, N all response tokens of a micro-batch, D
-hidden size, V vocabulary.
+B responses of a batch, b of a micro-batch, P prompt and T response tokens, M all response tokens of a micro-batch, m
+of a chunk, C hidden size, W vocabulary.
 """
 
 import copy
@@ -95,7 +95,7 @@ class Args:
     top_p: float = 1.0
     """nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained"""
     generation_batch_size: int = 32
-    """most responses sampled side by side (memory only)"""
+    """most responses sampled side by side (memory and speed; another size draws other samples)"""
     strict_answers: bool = False
     """a mathematical answer counts only in \\boxed{}"""
     code_timeout: float = 5.0
@@ -141,7 +141,7 @@ class Args:
     micro_batch_size: int = 64
     """sequences of one forward and backward pass (memory only)"""
     logits_chunk_size: int = 1024
-    """response tokens whose logits exist at once, (chunk, V) in float32 (memory only)"""
+    """response tokens whose logits exist at once, (m, W) in float32 (memory only)"""
 
     # ---- logging and checkpoints
     eval_every: int = 10
@@ -246,6 +246,7 @@ def load_encoder(name: str, device: str):
     except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
         raise common.not_loaded("--critic-lm", name, error) from error
     tokenizer.padding_side = "right"
+    tokenizer.truncation_side = "left"  # a long text loses its beginning: the answer stands at its end
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return encoder, tokenizer
 
@@ -270,7 +271,7 @@ def micro_batches(turn: dict, rows: torch.Tensor, size: int) -> tuple[torch.Tens
 
 
 def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
-    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, D)."""
+    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, C)."""
     P, T = (int(turn[mask][rows].sum(1).max()) for mask in ("prompt_mask", "response_mask"))
     ids = torch.cat([turn["prompt_ids"][rows][:, -P:], turn["response_ids"][rows][:, :T]], 1)  # (b, P+T)
     mask = torch.cat([turn["prompt_mask"][rows][:, -P:], turn["response_mask"][rows][:, :T].long()], 1)  # (b, P+T)
@@ -284,27 +285,27 @@ def token_logprobs(model, hidden, turn, rows, args, reference=None) -> tuple[tor
 
     Also the entropy of each token's distribution (only when no gradient is recorded) and, given a reference model, its
     exact KL(pi || pi_ref). Logits are made for response tokens only, a chunk at a time, and made again in the backward
-    pass, so that (b, T, V) in float32 never exists at once.
+    pass, so that (b, T, W) in float32 never exists at once.
     """
     T_all = turn["response_mask"].shape[1]
     mask = turn["response_mask"][rows]  # (b, T_all)
     T = int(mask.sum(1).max())
-    targets = turn["response_ids"][rows][mask]  # (N,)
-    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (N, D): the state before a token predicts it
+    targets = turn["response_ids"][rows][mask]  # (M,)
+    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (M, C): the state before a token predicts it
     reference_states = states.new_zeros(len(states), 0)
     if reference is not None:
         with torch.no_grad():
-            reference_states = hidden_states(reference, turn, rows)[:, -T - 1 : -1][mask[:, :T]]  # (N, D)
+            reference_states = hidden_states(reference, turn, rows)[:, -T - 1 : -1][mask[:, :T]]  # (M, C)
 
-    def chunk(states, reference_states, targets):  # (n, D), (n, D), (n,) -> 3 x (n,)
-        log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (n, V)
+    def chunk(states, reference_states, targets):  # (m, C), (m, C), (m,) -> 3 x (m,)
+        log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (m, W)
         entropy = kl = torch.zeros_like(log_pi[:, 0])
         if not torch.is_grad_enabled():
             entropy = -(log_pi.exp() * log_pi).sum(-1)
         if reference is not None:
             with torch.no_grad():
                 logits = reference.get_output_embeddings()(reference_states).float()
-                log_ref = (logits / args.temperature).log_softmax(-1)  # (n, V)
+                log_ref = (logits / args.temperature).log_softmax(-1)  # (m, W)
             kl = (log_pi.exp() * (log_pi - log_ref)).sum(-1)
         return log_pi.gather(-1, targets[:, None]).squeeze(-1), entropy, kl
 
@@ -337,14 +338,14 @@ class Critic(torch.nn.Module):
         positions = getattr(encoder.config, "max_position_embeddings", 10**6) - 2  # RoBERTa's first two are no tokens
         self.max_length = min(tokenizer.model_max_length, positions)
         self.end = "" if tokenizer.num_special_tokens_to_add() else tokenizer.eos_token or ""
-        D = encoder.config.hidden_size
+        C = encoder.config.hidden_size
 
         def head(size: int) -> torch.nn.Module:
-            layers = (torch.nn.Linear(size, D), torch.nn.ReLU(), torch.nn.Linear(D, D), torch.nn.ReLU())
-            return torch.nn.Sequential(*layers, torch.nn.Linear(D, 1))
+            layers = (torch.nn.Linear(size, C), torch.nn.ReLU(), torch.nn.Linear(C, C), torch.nn.ReLU())
+            return torch.nn.Sequential(*layers, torch.nn.Linear(C, 1))
 
-        self.q_heads = torch.nn.ModuleList(head(D if joint else 2 * D) for _ in range(2))
-        self.v_heads = torch.nn.ModuleList(head(D) for _ in range(2))
+        self.q_heads = torch.nn.ModuleList(head(C if joint else 2 * C) for _ in range(2))
+        self.v_heads = torch.nn.ModuleList(head(C) for _ in range(2))
 
     def tokenize(self, *texts: list[str], max_length: int | None = None):
         """Texts, or pairs of them from two lists; with max_length, what is longer is cut."""
@@ -353,7 +354,7 @@ class Critic(torch.nn.Module):
         return self.tokenizer(*texts, padding=True, return_tensors="pt", **flags)
 
     def encode(self, *texts: list[str]) -> torch.Tensor:
-        """The encoder's pooled state, or the mean over its tokens' states where it has no pooler: (b, D)."""
+        """The encoder's pooled state, or the mean over its tokens' states where it has no pooler: (b, C)."""
         inputs = self.tokenize(*texts, max_length=self.max_length).to(self.encoder.device)
         mask = inputs.attention_mask  # (b, L)
         output = self.encoder(input_ids=inputs.input_ids, attention_mask=mask)
@@ -362,8 +363,8 @@ class Critic(torch.nn.Module):
         return (output.last_hidden_state * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
 
     def forward(self, states: list[str], actions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        s = self.encode(states)  # (b, D)
-        sa = self.encode(states, actions) if self.joint else torch.cat([s, self.encode(actions)], 1)  # (b, D or 2 D)
+        s = self.encode(states)  # (b, C)
+        sa = self.encode(states, actions) if self.joint else torch.cat([s, self.encode(actions)], 1)  # (b, C or 2 C)
         return torch.cat([q(sa) for q in self.q_heads], 1), torch.cat([v(s) for v in self.v_heads], 1)
 
 
@@ -416,7 +417,7 @@ def accumulate_gradients(model, turn, advantages, args, baseline_head=None) -> t
     B = len(advantages)
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
     for mb in micro_batches(turn, torch.arange(B, device=model.device), args.micro_batch_size):
-        hidden = hidden_states(model, turn, mb)  # (b, P+T, D)
+        hidden = hidden_states(model, turn, mb)  # (b, P+T, C)
         logprobs, _, _ = token_logprobs(model, hidden, turn, mb, args)  # (b, T)
         mask = turn["response_mask"][mb]
         A = advantages[mb, None].expand_as(logprobs)  # (b, T)

@@ -228,7 +228,7 @@ def response_logprobs(model, prompts: list[list[int]], turn: dict, args: Args) -
     for ids, response_ids, mask in zip(prompts, turn["response_ids"], turn["response_mask"]):
         response = response_ids[mask]  # (T,)
         tokens = torch.cat([torch.tensor(ids, device=model.device), response])[None]  # (1, P+T)
-        states = model.base_model(tokens).last_hidden_state[0, len(ids) - 1 : -1]  # (T, D)
+        states = model.base_model(tokens).last_hidden_state[0, len(ids) - 1 : -1]  # (T, C)
         logits = model.get_output_embeddings()(states).float() / (args.temperature or 1.0)  # (T, V)
         sums.append(logits.log_softmax(-1).gather(-1, response[:, None]).sum().item())
     return sums

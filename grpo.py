@@ -11,15 +11,14 @@ minimises over N groups, for all n = N G responses with their tokens t and ratio
     --loss-fn importance_sampling: -ratio_t A_i          cispo: -sg[clip(ratio_t)] A_i log pi(o_t)
 
 Papers: GRPO (https://arxiv.org/abs/2402.03300, eq. 3), DAPO (2503.14476), Dr.GRPO (2503.20783), CISPO (2506.13585).
-Run: python grpo.py. Departures from the paper:
-1. One optimiser step a rollout by default: the ratio is 1, and clipping has nothing to do.
-2. std is the sample's, plus 1e-4 (as in TRL), so that a nearly constant group does not divide by zero.
-3. R holds the format and the length, which the paper's verifier does not look at (--format-coef 0 leaves them out).
-4. --expert-iteration (supervised steps on right responses) and --template-search are neighbours of GRPO, not a part.
+Run: python grpo.py. As in GRPO's paper a rollout gives one optimiser step, so that the ratio is 1. Departures from it:
+1. std is the sample's, plus 1e-4 (as in TRL), so that a nearly constant group does not divide by zero.
+2. R holds the format and the length, which the paper's verifier does not look at (--format-coef 0 leaves them out).
+3. --expert-iteration (supervised steps on right responses) and --template-search are neighbours of GRPO, not a part.
 k3_loss, the paper's KL, follows KL(pi_ref || pi); the other estimators follow KL(pi || pi_ref).
 
-B responses of a rollout, b of a micro-batch, P prompt and T response tokens, N all response tokens of a micro-batch, D
-hidden size, V vocabulary.
+B responses of a rollout, b of a micro-batch, P prompt and T response tokens, M all response tokens of a micro-batch, m
+of a chunk, C hidden size, W vocabulary.
 """
 
 import json
@@ -101,7 +100,7 @@ class Args:
     top_p: float = 1.0
     """nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained"""
     generation_batch_size: int = 32
-    """most responses sampled side by side (memory only)"""
+    """most responses sampled side by side (memory and speed; another size draws other samples)"""
     strict_answers: bool = False
     """a mathematical answer counts only in \\boxed{}"""
     code_timeout: float = 5.0
@@ -113,7 +112,7 @@ class Args:
     advantage_norm: Literal["std", "none"] = "std"
     """divide a group's centred rewards by their standard deviation (GRPO), or not (Dr.GRPO)"""
     loss_fn: Literal["importance_sampling", "ppo", "cispo"] = "ppo"
-    """what follows the ratio: the plain product, PPO's clipped one, or CISPO's clipped weight"""
+    """what becomes of ratio and advantage; CISPO itself needs --loss-reduction token --clip-low 1 --kl-coef 0 too"""
     clip_low: float = 0.2
     """e_low: the ratio is clipped at 1 - e_low"""
     clip_high: float = 0.2
@@ -121,13 +120,13 @@ class Args:
     loss_reduction: Literal["sequence", "token", "constant"] = "sequence"
     """what a response's sum over tokens is divided by: its length (GRPO), nothing (DAPO), max_new_tokens (Dr.GRPO)"""
     drop_constant_groups: bool = False
-    """leave out the groups of equal rewards: they have no advantage, but count where the loss is divided"""
+    """leave out the groups whose responses are all right or all wrong (DAPO)"""
     max_resamples: int = 0
     """where responses are left out: at most so many further rounds of sampling, until the batch is full (DAPO)"""
     kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.04
     """beta1 (MLMT-RL's beta_L), the weight of the solver's KL to its initial policy"""
     kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss", "full_loss"] = "k3_loss"
-    """k1 in the return: the exact gradient; as losses: k2, k3 (follows KL(pi_ref || pi)), the full sum over tokens"""
+    """how the KL acts: k1 in the return; as a loss: k2, k3 (follows KL(pi_ref || pi)), full (the whole vocabulary)"""
     format_coef: float = 0.1
     """c_f: what a response loses that states no answer in the form asked for, or does not end"""
     overlong_buffer: int = 0
@@ -155,7 +154,7 @@ class Args:
     micro_batch_size: int = 16
     """sequences of one forward and backward pass (memory only)"""
     logits_chunk_size: int = 1024
-    """response tokens whose logits exist at once, (chunk, V) in float32 (memory only)"""
+    """response tokens whose logits exist at once, (m, W) in float32 (memory only)"""
 
     # ---- logging and checkpoints
     eval_every: int = 10
@@ -317,7 +316,7 @@ def micro_batches(turn: dict, rows: torch.Tensor, size: int) -> tuple[torch.Tens
 
 
 def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
-    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, D)."""
+    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, C)."""
     P, T = (int(turn[mask][rows].sum(1).max()) for mask in ("prompt_mask", "response_mask"))
     ids = torch.cat([turn["prompt_ids"][rows][:, -P:], turn["response_ids"][rows][:, :T]], 1)  # (b, P+T)
     mask = torch.cat([turn["prompt_mask"][rows][:, -P:], turn["response_mask"][rows][:, :T].long()], 1)  # (b, P+T)
@@ -331,27 +330,27 @@ def token_logprobs(model, hidden, turn, rows, args, reference=None) -> tuple[tor
 
     Also the entropy of each token's distribution (only when no gradient is recorded) and, given a reference model, its
     exact KL(pi || pi_ref). Logits are made for response tokens only, a chunk at a time, and made again in the backward
-    pass, so that (b, T, V) in float32 never exists at once.
+    pass, so that (b, T, W) in float32 never exists at once.
     """
     T_all = turn["response_mask"].shape[1]
     mask = turn["response_mask"][rows]  # (b, T_all)
     T = int(mask.sum(1).max())
-    targets = turn["response_ids"][rows][mask]  # (N,)
-    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (N, D): the state before a token predicts it
+    targets = turn["response_ids"][rows][mask]  # (M,)
+    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (M, C): the state before a token predicts it
     reference_states = states.new_zeros(len(states), 0)
     if reference is not None:
         with torch.no_grad():
-            reference_states = hidden_states(reference, turn, rows)[:, -T - 1 : -1][mask[:, :T]]  # (N, D)
+            reference_states = hidden_states(reference, turn, rows)[:, -T - 1 : -1][mask[:, :T]]  # (M, C)
 
-    def chunk(states, reference_states, targets):  # (n, D), (n, D), (n,) -> 3 x (n,)
-        log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (n, V)
+    def chunk(states, reference_states, targets):  # (m, C), (m, C), (m,) -> 3 x (m,)
+        log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (m, W)
         entropy = kl = torch.zeros_like(log_pi[:, 0])
         if not torch.is_grad_enabled():
             entropy = -(log_pi.exp() * log_pi).sum(-1)
         if reference is not None:
             with torch.no_grad():
                 logits = reference.get_output_embeddings()(reference_states).float()
-                log_ref = (logits / args.temperature).log_softmax(-1)  # (n, V)
+                log_ref = (logits / args.temperature).log_softmax(-1)  # (m, W)
             kl = (log_pi.exp() * (log_pi - log_ref)).sum(-1)
         return log_pi.gather(-1, targets[:, None]).squeeze(-1), entropy, kl
 
@@ -449,8 +448,9 @@ def policy_loss(new_logprobs, logprobs, advantages, response_mask, args: Args) -
 def kl_penalty(new_logprobs, ref_logprobs, full_kl, estimator: str) -> torch.Tensor:
     """KL(pi || pi_ref) of each response, summed over its tokens: (b,). Log-probabilities are zero off the mask.
 
-    k1 = log pi - log pi_ref, for the return (as a loss its expected gradient is zero); k2 = k1^2 / 2;
-    k3 = rho - 1 - log rho with rho = pi_ref / pi, whose expected gradient is that of KL(pi_ref || pi); full: exact.
+    Both policies at the sampling temperature. k1 = log pi - log pi_ref, for the return (as a loss its expected gradient
+    is zero); k2 = k1^2 / 2; k3 = rho - 1 - log rho with rho = pi_ref / pi, whose expected gradient is that of
+    KL(pi_ref || pi); full: summed over the vocabulary.
     """
     log_ratio = new_logprobs - ref_logprobs  # (b, T)
     if estimator == "k2_loss":
@@ -472,7 +472,7 @@ def accumulate_gradients(model, turn, rows, advantages, kl_coef, args, reference
     weights[rows] = loss_weights(turn["response_mask"][rows], args.loss_reduction, args.max_new_tokens)
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
     for mb in micro_batches(turn, rows, args.micro_batch_size):
-        hidden = hidden_states(model, turn, mb)  # (b, P+T, D)
+        hidden = hidden_states(model, turn, mb)  # (b, P+T, C)
         exact_kl_model = reference if args.kl_estimator == "full_loss" else None
         new_logprobs, _, full_kl = token_logprobs(model, hidden, turn, mb, args, exact_kl_model)
         mask = turn["response_mask"][mb]
@@ -706,7 +706,7 @@ def main(args: Args) -> None:
             episodes |= {"lengths": lengths, "rewards": rewards}
             keep = torch.ones_like(verdicts, dtype=torch.bool)  # (B,)
             if args.drop_constant_groups:
-                groups = rewards.view(-1, args.group_size)  # (N, G)
+                groups = verdicts.view(-1, args.group_size)  # (N, G)
                 keep &= (groups != groups[:, :1]).any(1).repeat_interleave(args.group_size)
             if args.expert_iteration:
                 keep &= verdicts == 1

@@ -2,7 +2,8 @@
 
     x -> z ~ L(.|x) -> g ~ H(.|x,z) -> y ~ L(.|x,z,g) -> R = verify(y) in {0, 1}        L solver, H feedback model
 
-maximises E[R] - beta_L KL(L || L_0) - beta_H KL(H || H_0) by policy gradient, with one prefix value for each action:
+The solver follows the gradient of E[R] - beta_L KL(L || L_0), the feedback model that of E[R] - beta_H KL(H || H_0).
+Each action has a prefix value as its baseline:
     solver    -mean[ A_1 log L(z|x) + A_2 log L(y|x,z,g) ]
     feedback  -mean[ A_g log H(g|x,z) ] + c_v mean[ (V - R)^2 ]      V is read from H's trunk in one pass over (x,z,g)
     A_1 = R - V(x)      A_g = R - V(x,z)      A_2 = R - V(x,z,g)     KL penalties are subtracted in `credit`
@@ -15,10 +16,11 @@ Departures from the paper, whose text and code leave these open or contradict ea
 2. V is a linear head on H's final states; "full-grad" lets its loss into H's trunk, --stop-value-gradients does not.
 3. Every value's target is the episode's R: the episode ends after y, there is no next state to bootstrap from.
 4. The bilevel term (--value-shaping) uses R*, the reward of a fresh y from the updated solver, not a second network.
-5. SCoRe's Stage I and its bonus alpha are off by default.
+5. Each model answers for its own KL: what z does to H's and g to L's is left out. --joint-kl follows E[R] - both KLs.
+6. SCoRe's Stage I and its bonus alpha are off by default.
 
-B episodes of a rollout, b of a micro-batch, P prompt and T response tokens, N all response tokens of a micro-batch, D
-hidden size, V vocabulary.
+B episodes of a rollout, b of a micro-batch, P prompt and T response tokens, M all response tokens of a micro-batch, m
+of a chunk, C hidden size, W vocabulary.
 """
 
 import os
@@ -95,7 +97,7 @@ class Args:
     top_p: float = 1.0
     """nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained"""
     generation_batch_size: int = 32
-    """most responses sampled side by side (memory only)"""
+    """most responses sampled side by side (memory and speed; another size draws other samples)"""
     strict_answers: bool = False
     """a mathematical answer counts only in \\boxed{}"""
     code_timeout: float = 5.0
@@ -108,8 +110,10 @@ class Args:
     """beta1 (MLMT-RL's beta_L), the weight of the solver's KL to its initial policy"""
     guidance_kl_coef: float = 0.01
     """beta_H, the same for the feedback model"""
+    joint_kl: bool = False
+    """each action also answers for the other model's later KL (k1_reward only)"""
     kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss", "full_loss"] = "k1_reward"
-    """k1 in the return: the exact gradient; as losses: k2, k3 (follows KL(pi_ref || pi)), the full sum over tokens"""
+    """how the KL acts: k1 in the return; as a loss: k2, k3 (follows KL(pi_ref || pi)), full (the whole vocabulary)"""
     gae_lambda: float = 1.0
     """lambda of generalised advantage estimation with turns as time steps; 1: no value bias"""
     shared_baseline: bool = False
@@ -120,14 +124,16 @@ class Args:
     """the value loss trains only the value head, not the feedback model's trunk"""
     value_shaping: float = 0.0
     """lambda of the bilevel term: A_g gets lambda (R - R*), R* from the solver after its update; 0: off"""
+    star_samples: int = 4
+    """fresh refinements whose mean reward is R*; with one alone, R - R* is mostly noise"""
     alpha: float = 0.0
     """SCoRe's bonus: after Stage I the reward of the second attempt gets alpha (r2 - r1)"""
     stage1_iterations: int = 0
-    """SCoRe's Stage I: so many first iterations in which the first attempt feels only its KL, at beta1 + beta2"""
+    """SCoRe's Stage I: initial iterations without a reward for the first attempt, whose KL weighs beta1 + beta2"""
     beta2: float = 0.1
     """additional weight of the KL of the first attempt in Stage I"""
     train_guidance_model: bool = True
-    """train the feedback model; without it its weights stay (a value head learns all the same)"""
+    """train the feedback model; without it its weights stay"""
     feedback_every: int = 1
     """update the feedback model in every n-th iteration only; its value head always learns"""
 
@@ -155,7 +161,7 @@ class Args:
     micro_batch_size: int = 16
     """sequences of one forward and backward pass (memory only)"""
     logits_chunk_size: int = 1024
-    """response tokens whose logits exist at once, (chunk, V) in float32 (memory only)"""
+    """response tokens whose logits exist at once, (m, W) in float32 (memory only)"""
 
     # ---- logging and checkpoints
     eval_every: int = 10
@@ -281,7 +287,7 @@ def micro_batches(turn: dict, rows: torch.Tensor, size: int) -> tuple[torch.Tens
 
 
 def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
-    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, D)."""
+    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, C)."""
     P, T = (int(turn[mask][rows].sum(1).max()) for mask in ("prompt_mask", "response_mask"))
     ids = torch.cat([turn["prompt_ids"][rows][:, -P:], turn["response_ids"][rows][:, :T]], 1)  # (b, P+T)
     mask = torch.cat([turn["prompt_mask"][rows][:, -P:], turn["response_mask"][rows][:, :T].long()], 1)  # (b, P+T)
@@ -295,27 +301,27 @@ def token_logprobs(model, hidden, turn, rows, args, reference=None) -> tuple[tor
 
     Also the entropy of each token's distribution (only when no gradient is recorded) and, given a reference model, its
     exact KL(pi || pi_ref). Logits are made for response tokens only, a chunk at a time, and made again in the backward
-    pass, so that (b, T, V) in float32 never exists at once.
+    pass, so that (b, T, W) in float32 never exists at once.
     """
     T_all = turn["response_mask"].shape[1]
     mask = turn["response_mask"][rows]  # (b, T_all)
     T = int(mask.sum(1).max())
-    targets = turn["response_ids"][rows][mask]  # (N,)
-    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (N, D): the state before a token predicts it
+    targets = turn["response_ids"][rows][mask]  # (M,)
+    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (M, C): the state before a token predicts it
     reference_states = states.new_zeros(len(states), 0)
     if reference is not None:
         with torch.no_grad():
-            reference_states = hidden_states(reference, turn, rows)[:, -T - 1 : -1][mask[:, :T]]  # (N, D)
+            reference_states = hidden_states(reference, turn, rows)[:, -T - 1 : -1][mask[:, :T]]  # (M, C)
 
-    def chunk(states, reference_states, targets):  # (n, D), (n, D), (n,) -> 3 x (n,)
-        log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (n, V)
+    def chunk(states, reference_states, targets):  # (m, C), (m, C), (m,) -> 3 x (m,)
+        log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (m, W)
         entropy = kl = torch.zeros_like(log_pi[:, 0])
         if not torch.is_grad_enabled():
             entropy = -(log_pi.exp() * log_pi).sum(-1)
         if reference is not None:
             with torch.no_grad():
                 logits = reference.get_output_embeddings()(reference_states).float()
-                log_ref = (logits / args.temperature).log_softmax(-1)  # (n, V)
+                log_ref = (logits / args.temperature).log_softmax(-1)  # (m, W)
             kl = (log_pi.exp() * (log_pi - log_ref)).sum(-1)
         return log_pi.gather(-1, targets[:, None]).squeeze(-1), entropy, kl
 
@@ -339,7 +345,7 @@ def prefix_values(value_head, hidden: torch.Tensor, turn: dict, rows: torch.Tens
     end_z = torch.full_like(end_x, P - 1)  # last token of the prompt
     end_g = P - 1 + turn["response_mask"][rows].sum(1)  # last token of the feedback
     ends = torch.stack([end_x, end_z, end_g], 1)  # (b, 3)
-    features = hidden.gather(1, ends[:, :, None].expand(-1, -1, hidden.shape[2]))  # (b, 3, D)
+    features = hidden.gather(1, ends[:, :, None].expand(-1, -1, hidden.shape[2]))  # (b, 3, C)
     return value_head(features.float()).squeeze(-1)
 
 
@@ -350,7 +356,7 @@ def score(model, turn: dict, args: Args, value_head=None) -> tuple[torch.Tensor,
     batches = micro_batches(turn, torch.arange(len(turn["response_ids"]), device=model.device), args.micro_batch_size)
     parts = []
     for rows in batches:
-        hidden = hidden_states(model, turn, rows)  # (b, P+T, D)
+        hidden = hidden_states(model, turn, rows)  # (b, P+T, C)
         values = hidden.new_zeros(len(rows), 0) if value_head is None else prefix_values(value_head, hidden, turn, rows)
         parts.append((*token_logprobs(model, hidden, turn, rows, args)[:2], values))
     original_order = torch.cat(batches).argsort()
@@ -380,13 +386,17 @@ def credit(args: Args, stage1: bool, rewards_1, rewards_2, values, kl_1, kl_g, k
     """What multiplies log pi of each action: A_1, A_g, A_2, each (B,).
 
     kl_*: sum over a response's tokens of log pi - log pi_ref; zero unless kl_estimator is k1_reward. An action's return
-    carries its own and the later penalties of its own model: then the expected gradient is that of
-    E[R] - beta KL(pi || pi_ref). rewards_star: R* of the bilevel term R + lambda (R - R*).
+    carries its own and the later penalties of its own model (--joint-kl: of both): then the expected gradient is that
+    of E[R] - beta KL(pi || pi_ref). Stage I leaves z its own penalty alone.
+    rewards_star: R* of the bilevel term R + lambda (R - R*).
     """  # differs: one reward for all three actions, each with a value as its baseline
     advantages = turn_advantages(rewards_2, values, args.gae_lambda, args.shared_baseline)  # (B, 3)
     A_1 = advantages[:, 0] - args.kl_coef * (kl_1 + kl_2)
     A_g = advantages[:, 1] - args.guidance_kl_coef * kl_g
     A_2 = advantages[:, 2] - args.kl_coef * kl_2
+    if args.joint_kl:
+        A_1 = A_1 - args.guidance_kl_coef * kl_g
+        A_g = A_g - args.kl_coef * kl_2
     if stage1:
         A_1 = -(args.kl_coef + args.beta2) * kl_1
     else:
@@ -410,8 +420,9 @@ def policy_loss(new_logprobs, logprobs, advantages, response_mask, clip_coef: fl
 def kl_penalty(new_logprobs, ref_logprobs, full_kl, estimator: str) -> torch.Tensor:
     """KL(pi || pi_ref) of each response, summed over its tokens: (b,). Log-probabilities are zero off the mask.
 
-    k1 = log pi - log pi_ref, for the return (as a loss its expected gradient is zero); k2 = k1^2 / 2;
-    k3 = rho - 1 - log rho with rho = pi_ref / pi, whose expected gradient is that of KL(pi_ref || pi); full: exact.
+    Both policies at the sampling temperature. k1 = log pi - log pi_ref, for the return (as a loss its expected gradient
+    is zero); k2 = k1^2 / 2; k3 = rho - 1 - log rho with rho = pi_ref / pi, whose expected gradient is that of
+    KL(pi_ref || pi); full: summed over the vocabulary.
     """
     log_ratio = new_logprobs - ref_logprobs  # (b, T)
     if estimator == "k2_loss":
@@ -436,7 +447,7 @@ def accumulate_gradients(
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
     for mb in micro_batches(turn, rows, args.micro_batch_size):
         with torch.set_grad_enabled(trained):
-            hidden = hidden_states(model, turn, mb)  # (b, P+T, D)
+            hidden = hidden_states(model, turn, mb)  # (b, P+T, C)
         loss = torch.zeros(len(mb), device=hidden.device)
         if trained:
             exact_kl_model = reference if args.kl_estimator == "full_loss" else None
@@ -553,6 +564,8 @@ METRICS = """
 def main(args: Args) -> None:
     # What is wrong with the flags, the files or the models is found before anything is written.
     common.check_args(args)
+    if args.joint_kl and args.kl_estimator != "k1_reward":
+        raise common.InputError(f"--joint-kl needs --kl-estimator k1_reward: {args.kl_estimator} is in no return")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise common.InputError("--device cuda: torch finds no GPU here")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
@@ -600,6 +613,7 @@ def main(args: Args) -> None:
     common.check_lengths(solver_tokenizer, prompts, problems, room + args.max_new_tokens, solver.config, "--policy-lm")
     prompts = [common.feedback_messages(p, "") for p in problems]
     common.check_lengths(feedback_tokenizer, prompts, problems, room, feedback.config, "--feedback-lm")
+    common.encode_prompt(feedback_tokenizer, prompts[0], problems[0].statement)  # fails here, not in the first rollout
 
     solver_optimizer = torch.optim.Adam(master_weights(solver), lr=args.learning_rate, betas=args.adam_betas)
     feedback_optimizer = torch.optim.Adam(master_weights(feedback), lr=args.guidance_lr, betas=args.adam_betas)
@@ -651,7 +665,8 @@ def main(args: Args) -> None:
 
         # ---- REWARDS AND ADVANTAGES
         if iteration == 1:
-            value_head.bias.data.fill_(rewards_2.mean())  # the values start at the mean reward instead of 0
+            # The values start at the mean reward, not at 0. It holds an episode's own R: gradients shrink by 1 - 1/B.
+            value_head.bias.data.fill_(rewards_2.mean())
         turn_1["logprobs"], entropy_1, _ = score(solver, turn_1, args)  # (B, T)
         turn_2["logprobs"], entropy_2, _ = score(solver, turn_2, args)
         turn_g["logprobs"], entropy_g, values = score(feedback, turn_g, args, value_head)  # values (B, 3)
@@ -673,11 +688,13 @@ def main(args: Args) -> None:
             losses["losses/policy_solver"].append(loss_1 + loss_2)
             losses["losses/grad_norm_solver"].append(optimizer_step(solver_optimizer, solver, args.max_grad_norm))
         # new in MLMT-RL: the bilevel term, and the value loss beside the feedback model's
-        rewards_star = None  # R*: what the solver, after its update, makes of the same (x,z,g)
+        rewards_star, star_tokens = None, 0  # R*: what the solver, after its update, makes of the same (x,z,g)
         if args.value_shaping:
-            turn_star = generate(solver, solver_tokenizer, turn_2["prompts"], args.max_new_tokens, args)
-            (rewards_star,), _ = common.verify_turns([turn_star["texts"]], problems, args)
-            rewards_star = torch.tensor(rewards_star, device=device)  # (B,)
+            prompts = turn_2["prompts"] * args.star_samples
+            turn_star = generate(solver, solver_tokenizer, prompts, args.max_new_tokens, args)
+            star_tokens = turn_star["response_mask"].sum().item()
+            (verdicts,), _ = common.verify_turns([turn_star["texts"]], problems * args.star_samples, args)
+            rewards_star = torch.tensor(verdicts, device=device).view(args.star_samples, -1).mean(0)  # (B,)
         _, A_g, _ = credit(args, stage1, rewards_1, rewards_2, values, *penalties, rewards_star)  # (B,)
         for batch in batches:
             value_target = (value_head, rewards_2)
@@ -694,7 +711,7 @@ def main(args: Args) -> None:
 
         # ---- LOG
         length_1, length_g, length_2 = (turn["response_mask"].sum(1).float() for turn in (turn_1, turn_g, turn_2))
-        tokens = (length_1 + length_g + length_2).sum().item()
+        tokens = (length_1 + length_g + length_2).sum().item() + star_tokens
         row = {"iteration": iteration} | dict.fromkeys(METRICS)
         row |= {f"rollout/{k}": v for k, v in common.outcomes(rewards_1.tolist(), rewards_2.tolist()).items()}
         row["rollout/repeated"] = common.repeated(turn_1["texts"], turn_2["texts"])

@@ -4,13 +4,13 @@
 
     solver    Stage I   E[ r_2 ] - beta1 (KL_z + KL_y) - beta2 KL_z
               Stage II  E[ r_1 + r_2 + alpha (r_2 - r_1) ] - beta1 (KL_z + KL_y)
-    guidance            E[ R ] - beta_H KL(H || H_0)
+    guidance            E[ R ] - beta_H KL(H || H_0)                                 KL: to the initial models
 
-are maximised by REINFORCE, where each turn of the solver feels its own reward only (KL: to the initial models):
+are maximised by REINFORCE, where z feels gamma times what y earns (0 by default: see score.py):
     solver    -mean[ A_1 log L(z|x) + A_2 log L(y|x,z,g) ]                KL penalties are subtracted in `credit`
-    guidance  -mean[ A_g log H(g|x,z) ]           A_g = R - b             g: the very tokens that the solver read
-    Stage I   A_1 = 0            A_2 = r_2 - b
-    Stage II  A_1 = r_1 - b      A_2 = r_2 + alpha (r_2 - r_1) - b        b is a baseline (--baseline); no value network
+    guidance  -mean[ A_g log H(g|x,z) ]           A_g = R - b             g: the tokens sampled; L reads their text
+    Stage I   A_1 = gamma R_2 - b           A_2 = R_2 - b       R_2 = r_2
+    Stage II  A_1 = r_1 + gamma R_2 - b     A_2 = R_2 - b       R_2 = r_2 + alpha (r_2 - r_1)       b: a baseline
 
 There is no paper; SCoRe is https://arxiv.org/abs/2409.12917. Run: python rl_guided_score.py
 
@@ -20,8 +20,8 @@ Departures from the authors' code, whose guidance model has no weight to train a
 1. R is 0 or 1, as everywhere here, not -1 or 1; a baseline does what the sign was for.
 2. The guidance model feels its KL (--guidance-kl-coef), which that code reads and never uses.
 
-B episodes of a rollout, b of a micro-batch, P prompt and T response tokens, N all response tokens of a micro-batch, D
-hidden size, V vocabulary.
+B episodes of a rollout, b of a micro-batch, P prompt and T response tokens, M all response tokens of a micro-batch, m
+of a chunk, C hidden size, W vocabulary.
 """
 
 import os
@@ -98,7 +98,7 @@ class Args:
     top_p: float = 1.0
     """nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained"""
     generation_batch_size: int = 32
-    """most responses sampled side by side (memory only)"""
+    """most responses sampled side by side (memory and speed; another size draws other samples)"""
     strict_answers: bool = False
     """a mathematical answer counts only in \\boxed{}"""
     code_timeout: float = 5.0
@@ -112,15 +112,17 @@ class Args:
     guidance_kl_coef: float = 0.01
     """beta_H, the same for the feedback model"""
     kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss", "full_loss"] = "k1_reward"
-    """k1 in the return: the exact gradient; as losses: k2, k3 (follows KL(pi_ref || pi)), the full sum over tokens"""
+    """how the KL acts: k1 in the return; as a loss: k2, k3 (follows KL(pi_ref || pi)), full (the whole vocabulary)"""
     alpha: float = 10.0
     """SCoRe's bonus: after Stage I the reward of the second attempt gets alpha (r2 - r1)"""
     stage1_iterations: int = 10
-    """SCoRe's Stage I: so many first iterations in which the first attempt feels only its KL, at beta1 + beta2"""
+    """SCoRe's Stage I: initial iterations without a reward for the first attempt, whose KL weighs beta1 + beta2"""
     beta2: float = 0.1
     """additional weight of the KL of the first attempt in Stage I"""
+    gamma: float = 0.0
+    """discount between the attempts: how much of the second one's return counts for the first; 1: all of it"""
     train_guidance_model: bool = True
-    """train the feedback model; without it its weights stay (a value head learns all the same)"""
+    """train the feedback model; without it its weights stay"""
     use_smart_corrections: bool = True
     """the second attempt reads the feedback model's text; without it SCoRe's fixed instruction, as a control"""
     baseline: Literal["none", "batch", "leave-one-out"] = "none"
@@ -148,7 +150,7 @@ class Args:
     micro_batch_size: int = 16
     """sequences of one forward and backward pass (memory only)"""
     logits_chunk_size: int = 1024
-    """response tokens whose logits exist at once, (chunk, V) in float32 (memory only)"""
+    """response tokens whose logits exist at once, (m, W) in float32 (memory only)"""
 
     # ---- logging and checkpoints
     eval_every: int = 10
@@ -277,7 +279,7 @@ def micro_batches(turn: dict, rows: torch.Tensor, size: int) -> tuple[torch.Tens
 
 
 def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
-    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, D)."""
+    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, C)."""
     P, T = (int(turn[mask][rows].sum(1).max()) for mask in ("prompt_mask", "response_mask"))
     ids = torch.cat([turn["prompt_ids"][rows][:, -P:], turn["response_ids"][rows][:, :T]], 1)  # (b, P+T)
     mask = torch.cat([turn["prompt_mask"][rows][:, -P:], turn["response_mask"][rows][:, :T].long()], 1)  # (b, P+T)
@@ -291,27 +293,27 @@ def token_logprobs(model, hidden, turn, rows, args, reference=None) -> tuple[tor
 
     Also the entropy of each token's distribution (only when no gradient is recorded) and, given a reference model, its
     exact KL(pi || pi_ref). Logits are made for response tokens only, a chunk at a time, and made again in the backward
-    pass, so that (b, T, V) in float32 never exists at once.
+    pass, so that (b, T, W) in float32 never exists at once.
     """
     T_all = turn["response_mask"].shape[1]
     mask = turn["response_mask"][rows]  # (b, T_all)
     T = int(mask.sum(1).max())
-    targets = turn["response_ids"][rows][mask]  # (N,)
-    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (N, D): the state before a token predicts it
+    targets = turn["response_ids"][rows][mask]  # (M,)
+    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (M, C): the state before a token predicts it
     reference_states = states.new_zeros(len(states), 0)
     if reference is not None:
         with torch.no_grad():
-            reference_states = hidden_states(reference, turn, rows)[:, -T - 1 : -1][mask[:, :T]]  # (N, D)
+            reference_states = hidden_states(reference, turn, rows)[:, -T - 1 : -1][mask[:, :T]]  # (M, C)
 
-    def chunk(states, reference_states, targets):  # (n, D), (n, D), (n,) -> 3 x (n,)
-        log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (n, V)
+    def chunk(states, reference_states, targets):  # (m, C), (m, C), (m,) -> 3 x (m,)
+        log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (m, W)
         entropy = kl = torch.zeros_like(log_pi[:, 0])
         if not torch.is_grad_enabled():
             entropy = -(log_pi.exp() * log_pi).sum(-1)
         if reference is not None:
             with torch.no_grad():
                 logits = reference.get_output_embeddings()(reference_states).float()
-                log_ref = (logits / args.temperature).log_softmax(-1)  # (n, V)
+                log_ref = (logits / args.temperature).log_softmax(-1)  # (m, W)
             kl = (log_pi.exp() * (log_pi - log_ref)).sum(-1)
         return log_pi.gather(-1, targets[:, None]).squeeze(-1), entropy, kl
 
@@ -348,12 +350,13 @@ def credit(args: Args, stage1: bool, rewards_1, rewards_2, kl_1, kl_g, kl_2):
     """What multiplies log pi of each action: A_1, A_g, A_2, each (B,). SCoRe, eq. 3 (Stage I) and 4 (Stage II).
 
     kl_*: sum over a response's tokens of log pi - log pi_ref; zero unless kl_estimator is k1_reward. The return of the
-    first attempt carries neither reward nor penalty of the second: gamma = 0.
+    first attempt carries gamma times reward and penalty of the second.
     """  # differs: the guidance model's credit
-    reward_1 = rewards_1 * (not stage1)
     bonus = 0 if stage1 else args.alpha
-    reward_2 = rewards_2 + bonus * (rewards_2 - rewards_1)
-    A_1 = reward_1 - baseline(reward_1, args.baseline) - (args.kl_coef + args.beta2 * stage1) * kl_1
+    reward_2 = rewards_2 + bonus * (rewards_2 - rewards_1)  # (B,) R_2
+    reward_1 = rewards_1 * (not stage1) + args.gamma * reward_2
+    kl_coef_1 = args.kl_coef + args.beta2 * stage1
+    A_1 = reward_1 - baseline(reward_1, args.baseline) - kl_coef_1 * kl_1 - args.gamma * args.kl_coef * kl_2
     A_2 = reward_2 - baseline(reward_2, args.baseline) - args.kl_coef * kl_2
     A_g = rewards_2 - baseline(rewards_2, args.baseline) - args.guidance_kl_coef * kl_g
     return A_1, A_g, A_2
@@ -373,8 +376,9 @@ def policy_loss(new_logprobs, logprobs, advantages, response_mask, clip_coef: fl
 def kl_penalty(new_logprobs, ref_logprobs, full_kl, estimator: str) -> torch.Tensor:
     """KL(pi || pi_ref) of each response, summed over its tokens: (b,). Log-probabilities are zero off the mask.
 
-    k1 = log pi - log pi_ref, for the return (as a loss its expected gradient is zero); k2 = k1^2 / 2;
-    k3 = rho - 1 - log rho with rho = pi_ref / pi, whose expected gradient is that of KL(pi_ref || pi); full: exact.
+    Both policies at the sampling temperature. k1 = log pi - log pi_ref, for the return (as a loss its expected gradient
+    is zero); k2 = k1^2 / 2; k3 = rho - 1 - log rho with rho = pi_ref / pi, whose expected gradient is that of
+    KL(pi_ref || pi); full: summed over the vocabulary.
     """
     log_ratio = new_logprobs - ref_logprobs  # (b, T)
     if estimator == "k2_loss":
@@ -394,7 +398,7 @@ def accumulate_gradients(model, turn, rows, advantages, kl_coef, args, reference
     policy = 0.0
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
     for mb in micro_batches(turn, rows, args.micro_batch_size):
-        hidden = hidden_states(model, turn, mb)  # (b, P+T, D)
+        hidden = hidden_states(model, turn, mb)  # (b, P+T, C)
         exact_kl_model = reference if args.kl_estimator == "full_loss" else None
         new_logprobs, _, full_kl = token_logprobs(model, hidden, turn, mb, args, exact_kl_model)
         mask = turn["response_mask"][mb]
@@ -549,6 +553,7 @@ def main(args: Args) -> None:
     common.check_lengths(solver_tokenizer, prompts, problems, room + args.max_new_tokens, solver.config, "--policy-lm")
     prompts = [common.feedback_messages(p, "") for p in problems]
     common.check_lengths(feedback_tokenizer, prompts, problems, room, feedback.config, "--feedback-lm")
+    common.encode_prompt(feedback_tokenizer, prompts[0], problems[0].statement)  # fails here, not in the first rollout
 
     solver_optimizer = torch.optim.Adam(master_weights(solver), lr=args.learning_rate, betas=args.adam_betas)
     feedback_optimizer = torch.optim.Adam(master_weights(feedback), lr=args.guidance_lr, betas=args.adam_betas)

@@ -6,20 +6,22 @@ maximises, in two stages, with KL_i = KL(pi(.|x_i) || pi_0(.|x_i)) to the initia
     Stage I   E[ r_2 ] - beta1 (KL_1 + KL_2) - beta2 KL_1
     Stage II  E[ r_1 + r_2 + alpha (r_2 - r_1) ] - beta1 (KL_1 + KL_2)
 
-by REINFORCE, where each turn feels its own reward only (no credit across turns: gamma = 0):
+by REINFORCE, where the first attempt feels gamma times what the second one earns:
     -mean[ A_1 log pi(y_1|x_1) + A_2 log pi(y_2|x_2) ]                        KL penalties are subtracted in `credit`
-    Stage I   A_1 = 0               A_2 = r_2 - b
-    Stage II  A_1 = r_1 - b         A_2 = r_2 + alpha (r_2 - r_1) - b         b: a baseline; the paper has none
+    Stage I   A_1 = gamma R_2 - b           A_2 = R_2 - b       R_2 = r_2
+    Stage II  A_1 = r_1 + gamma R_2 - b     A_2 = R_2 - b       R_2 = r_2 + alpha (r_2 - r_1)       b: a baseline
 
 Paper: SCoRe (https://arxiv.org/abs/2409.12917, eq. 2 to 4). Run: python score.py
 
 Departures from the paper:
-1. Evaluation samples as training does (--temperature), so that the two can be compared; the paper's is greedy.
-2. The paper names no estimator of the KL; the default puts it into the reward, whose gradient is exact.
-3. The best checkpoint is the one with the highest mean r_2 in training, not the mean shaped reward, which alpha rules.
+1. gamma = 0 by default, one reading of eq. 4: each attempt feels its own reward and KL. Then -alpha r_1 is no more than
+   a baseline, and the bonus a weight 1 + alpha on r_2. --gamma 1 gives the exact gradient of both objectives.
+2. The paper names no estimator of the KL and no baseline; the defaults are KL in the return, and none.
+3. Evaluation samples as training does (--temperature), so that the two can be compared; the paper's is greedy.
+4. The best checkpoint is the one with the highest mean r_2 in training, not the mean shaped reward, which alpha rules.
 
-B episodes of a rollout, b of a micro-batch, P prompt and T response tokens, N all response tokens of a micro-batch, D
-hidden size, V vocabulary.
+B episodes of a rollout, b of a micro-batch, P prompt and T response tokens, M all response tokens of a micro-batch, m
+of a chunk, C hidden size, W vocabulary.
 """
 
 import os
@@ -92,7 +94,7 @@ class Args:
     top_p: float = 1.0
     """nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained"""
     generation_batch_size: int = 32
-    """most responses sampled side by side (memory only)"""
+    """most responses sampled side by side (memory and speed; another size draws other samples)"""
     strict_answers: bool = False
     """a mathematical answer counts only in \\boxed{}"""
     code_timeout: float = 5.0
@@ -104,13 +106,15 @@ class Args:
     kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.01
     """beta1 (MLMT-RL's beta_L), the weight of the solver's KL to its initial policy"""
     kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss", "full_loss"] = "k1_reward"
-    """k1 in the return: the exact gradient; as losses: k2, k3 (follows KL(pi_ref || pi)), the full sum over tokens"""
+    """how the KL acts: k1 in the return; as a loss: k2, k3 (follows KL(pi_ref || pi)), full (the whole vocabulary)"""
     alpha: float = 10.0
     """SCoRe's bonus: after Stage I the reward of the second attempt gets alpha (r2 - r1)"""
     stage1_iterations: int = 10
-    """SCoRe's Stage I: so many first iterations in which the first attempt feels only its KL, at beta1 + beta2"""
+    """SCoRe's Stage I: initial iterations without a reward for the first attempt, whose KL weighs beta1 + beta2"""
     beta2: float = 0.1
     """additional weight of the KL of the first attempt in Stage I"""
+    gamma: float = 0.0
+    """discount between the attempts: how much of the second one's return counts for the first; 1: all of it"""
     baseline: Literal["none", "batch", "leave-one-out"] = "none"
     """b: nothing (the paper), the rollout's mean reward, or the mean reward of its other episodes"""
     offline_first_turn: float = 0.0
@@ -138,7 +142,7 @@ class Args:
     micro_batch_size: int = 16
     """sequences of one forward and backward pass (memory only)"""
     logits_chunk_size: int = 1024
-    """response tokens whose logits exist at once, (chunk, V) in float32 (memory only)"""
+    """response tokens whose logits exist at once, (m, W) in float32 (memory only)"""
 
     # ---- logging and checkpoints
     eval_every: int = 10
@@ -243,6 +247,7 @@ def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args,
     # TURN 1: y_1 ~ pi(.|x_1)
     prompts = [common.encode_prompt(tokenizers[0], common.attempt_messages(p)) for p in problems]
     turn_1 = generate(solver, tokenizers[0], prompts, args.max_new_tokens, args)
+    replaced_tokens = turn_1["response_mask"][:offline].sum().item()  # sampled, then overwritten
     if offline:
         turn_0 = generate(reference, tokenizers[0], prompts[:offline], args.max_new_tokens, args)
         for key in ("response_ids", "response_mask", "truncated", "texts"):
@@ -253,7 +258,7 @@ def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args,
     turn_2 = generate(solver, tokenizers[0], prompts, args.max_new_tokens, args)
     rewards, verdict_log = common.verify_turns([turn_1["texts"], turn_2["texts"]], problems, args)
     rewards_1, rewards_2 = torch.tensor(rewards, device=solver.device)
-    episodes = {"attempt": turn_1, "refinement": turn_2}
+    episodes = {"attempt": turn_1, "refinement": turn_2, "replaced_tokens": replaced_tokens}
     return episodes | {"rewards_1": rewards_1, "rewards_2": rewards_2, "verdict_log": verdict_log}
 
 
@@ -267,7 +272,7 @@ def micro_batches(turn: dict, rows: torch.Tensor, size: int) -> tuple[torch.Tens
 
 
 def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
-    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, D)."""
+    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, C)."""
     P, T = (int(turn[mask][rows].sum(1).max()) for mask in ("prompt_mask", "response_mask"))
     ids = torch.cat([turn["prompt_ids"][rows][:, -P:], turn["response_ids"][rows][:, :T]], 1)  # (b, P+T)
     mask = torch.cat([turn["prompt_mask"][rows][:, -P:], turn["response_mask"][rows][:, :T].long()], 1)  # (b, P+T)
@@ -281,27 +286,27 @@ def token_logprobs(model, hidden, turn, rows, args, reference=None) -> tuple[tor
 
     Also the entropy of each token's distribution (only when no gradient is recorded) and, given a reference model, its
     exact KL(pi || pi_ref). Logits are made for response tokens only, a chunk at a time, and made again in the backward
-    pass, so that (b, T, V) in float32 never exists at once.
+    pass, so that (b, T, W) in float32 never exists at once.
     """
     T_all = turn["response_mask"].shape[1]
     mask = turn["response_mask"][rows]  # (b, T_all)
     T = int(mask.sum(1).max())
-    targets = turn["response_ids"][rows][mask]  # (N,)
-    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (N, D): the state before a token predicts it
+    targets = turn["response_ids"][rows][mask]  # (M,)
+    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (M, C): the state before a token predicts it
     reference_states = states.new_zeros(len(states), 0)
     if reference is not None:
         with torch.no_grad():
-            reference_states = hidden_states(reference, turn, rows)[:, -T - 1 : -1][mask[:, :T]]  # (N, D)
+            reference_states = hidden_states(reference, turn, rows)[:, -T - 1 : -1][mask[:, :T]]  # (M, C)
 
-    def chunk(states, reference_states, targets):  # (n, D), (n, D), (n,) -> 3 x (n,)
-        log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (n, V)
+    def chunk(states, reference_states, targets):  # (m, C), (m, C), (m,) -> 3 x (m,)
+        log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (m, W)
         entropy = kl = torch.zeros_like(log_pi[:, 0])
         if not torch.is_grad_enabled():
             entropy = -(log_pi.exp() * log_pi).sum(-1)
         if reference is not None:
             with torch.no_grad():
                 logits = reference.get_output_embeddings()(reference_states).float()
-                log_ref = (logits / args.temperature).log_softmax(-1)  # (n, V)
+                log_ref = (logits / args.temperature).log_softmax(-1)  # (m, W)
             kl = (log_pi.exp() * (log_pi - log_ref)).sum(-1)
         return log_pi.gather(-1, targets[:, None]).squeeze(-1), entropy, kl
 
@@ -338,12 +343,14 @@ def credit(args: Args, stage1: bool, rewards_1, rewards_2, kl_1, kl_2):
     """What multiplies log pi of each attempt: A_1, A_2, each (B,). SCoRe, eq. 3 (Stage I) and 4 (Stage II).
 
     kl_*: sum over a response's tokens of log pi - log pi_ref; zero unless kl_estimator is k1_reward. The return of the
-    first attempt carries neither reward nor penalty of the second: gamma = 0.
+    first attempt carries gamma times reward and penalty of the second.
     """
-    reward_1 = rewards_1 * (not stage1 and args.trained_turns != "second")
     bonus = 0 if stage1 else args.alpha
-    reward_2 = (rewards_2 + bonus * (rewards_2 - rewards_1)) * (args.trained_turns != "first")
-    A_1 = reward_1 - baseline(reward_1, args.baseline) - (args.kl_coef + args.beta2 * stage1) * kl_1
+    shaped = rewards_2 + bonus * (rewards_2 - rewards_1)  # (B,) R_2
+    reward_1 = (rewards_1 * (not stage1) + args.gamma * shaped) * (args.trained_turns != "second")
+    reward_2 = shaped * (args.trained_turns != "first")
+    kl_coef_1 = args.kl_coef + args.beta2 * stage1
+    A_1 = reward_1 - baseline(reward_1, args.baseline) - kl_coef_1 * kl_1 - args.gamma * args.kl_coef * kl_2
     A_2 = reward_2 - baseline(reward_2, args.baseline) - args.kl_coef * kl_2
     return A_1, A_2
 
@@ -362,8 +369,9 @@ def policy_loss(new_logprobs, logprobs, advantages, response_mask, clip_coef: fl
 def kl_penalty(new_logprobs, ref_logprobs, full_kl, estimator: str) -> torch.Tensor:
     """KL(pi || pi_ref) of each response, summed over its tokens: (b,). Log-probabilities are zero off the mask.
 
-    k1 = log pi - log pi_ref, for the return (as a loss its expected gradient is zero); k2 = k1^2 / 2;
-    k3 = rho - 1 - log rho with rho = pi_ref / pi, whose expected gradient is that of KL(pi_ref || pi); full: exact.
+    Both policies at the sampling temperature. k1 = log pi - log pi_ref, for the return (as a loss its expected gradient
+    is zero); k2 = k1^2 / 2; k3 = rho - 1 - log rho with rho = pi_ref / pi, whose expected gradient is that of
+    KL(pi_ref || pi); full: summed over the vocabulary.
     """
     log_ratio = new_logprobs - ref_logprobs  # (b, T)
     if estimator == "k2_loss":
@@ -383,7 +391,7 @@ def accumulate_gradients(model, turn, rows, advantages, kl_coef, args, reference
     policy = 0.0
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
     for mb in micro_batches(turn, rows, args.micro_batch_size):
-        hidden = hidden_states(model, turn, mb)  # (b, P+T, D)
+        hidden = hidden_states(model, turn, mb)  # (b, P+T, C)
         exact_kl_model = reference if args.kl_estimator == "full_loss" else None
         new_logprobs, _, full_kl = token_logprobs(model, hidden, turn, mb, args, exact_kl_model)
         mask = turn["response_mask"][mb]
@@ -599,7 +607,7 @@ def main(args: Args) -> None:
 
         # ---- LOG
         length_1, length_2 = (turn["response_mask"].sum(1).float() for turn in (turn_1, turn_2))
-        tokens = (length_1 + length_2).sum().item()
+        tokens = (length_1 + length_2).sum().item() + episodes["replaced_tokens"]
         row = {"iteration": iteration} | dict.fromkeys(METRICS)
         row |= {f"rollout/{k}": v for k, v in common.outcomes(rewards_1.tolist(), rewards_2.tolist()).items()}
         row["rollout/repeated"] = common.repeated(turn_1["texts"], turn_2["texts"])
@@ -610,8 +618,10 @@ def main(args: Args) -> None:
         row["rollout/truncated"] = truncated.float().mean().item()
         row |= episodes["verdict_log"]
         row |= {name: float(np.mean(parts)) for name, parts in losses.items() if parts}
-        row["losses/kl_solver"] = (kl[0] + kl[1]).mean().item()
-        row["losses/entropy"] = ((entropy_1.sum() + entropy_2.sum()) / (length_1 + length_2).sum()).item()
+        own = slice(offline, None)  # of the policy's own samples alone
+        row["losses/kl_solver"] = (kl[0][own].sum() / max(1, args.rollout_size - offline) + kl[1].mean()).item()
+        entropy = (entropy_1[own].sum() + entropy_2.sum()) / (length_1[own].sum() + length_2.sum())
+        row["losses/entropy"] = entropy.item()
         row["charts/episodes"] = iteration * args.rollout_size
         row["charts/tokens_per_second"] = tokens / (time.time() - iteration_time)
         row["charts/learning_rate"] = args.learning_rate * warmup

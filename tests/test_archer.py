@@ -176,12 +176,28 @@ def test_a_roberta_is_pooled_truncated_and_graded_without_dropout(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     critic = archer.Critic(*archer.load_encoder(str(tmp_path), "cpu"), joint=True)
     assert critic.max_length == 40
+    cut = critic.tokenize(["How many? " * 20], ["so \\boxed{1}"], max_length=40).input_ids[0]
+    assert len(cut) == 40 and tokenizer.decode(cut).endswith("so \\boxed{1}</s>")  # what is cut is the beginning
     states, actions = ["How many? " * 20] * 4, ["\\boxed{1}"] * 4
     critic.train()
     first, second = (archer.grade(critic, states, actions, 4) for _ in range(2))
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
     critic.train()
     assert not torch.equal(critic(states, actions)[0], critic(states, actions)[0])
+
+
+def test_the_critic_learns_with_dropout_and_grades_without(small, monkeypatch, coin_rewards):
+    """Train mode where gradients are recorded, eval mode elsewhere."""
+    modes, forward = [], archer.Critic.forward
+
+    def recording(critic, *texts):
+        modes.append((critic.training, torch.is_grad_enabled()))
+        return forward(critic, *texts)
+
+    monkeypatch.setattr(archer.Critic, "forward", recording)
+    flags = {"critic_batch_size": 4, "actor_batch_size": 2, "warmup_iterations": 0, "critic_epochs": 2}
+    archer.main(small(script=archer, iterations=2, **flags))
+    assert set(modes) == {(True, True), (False, False)}
 
 
 # ---- the loop ------------------------------------------------------------------------------------------------------
@@ -218,75 +234,3 @@ def test_the_actor_waits_for_the_critic_and_learns_from_it_alone(small, tmp_path
         assert first[f"losses/{name}"] is None and second[f"losses/{name}"] is not None, name
     for row in (first, second):
         assert row["losses/critic_q"] > 0 and row["losses/critic_v"] >= 0 and row["losses/grad_norm_critic"] > 0
-
-
-def test_the_values_learn_from_the_target_network_and_fresh_responses(small, tmp_path, monkeypatch, coin_rewards):
-    """V's target is Q^-(s, a') of a response sampled for it; Q's is the reward of the buffer's own response."""
-    sampled, graded, losses = [], [], []
-    generate, grade, critic_losses = archer.generate, archer.grade, archer.critic_losses
-
-    def recording_generate(*args):
-        sampled.append(generate(*args))
-        return sampled[-1]
-
-    def recording_grade(critic, states, actions, size):
-        weight = next(critic.parameters())
-        graded.append((weight.requires_grad, states, actions, grade(critic, states, actions, size), weight.clone()))
-        return graded[-1][3]
-
-    def recording_losses(q, v, rewards, target_q):
-        losses.append((rewards, target_q))
-        return critic_losses(q, v, rewards, target_q)
-
-    monkeypatch.setattr(archer, "generate", recording_generate)
-    monkeypatch.setattr(archer, "grade", recording_grade)
-    monkeypatch.setattr(archer, "critic_losses", recording_losses)
-    flags = {"rollout_size": 8, "critic_batch_size": 4, "critic_epochs": 1, "actor_batch_size": 3}
-    args = small(script=archer, iterations=1, warmup_iterations=0, **flags)
-    archer.main(args)
-    _, rollout, fresh, actor, _ = sampled  # the first evaluation, ..., the last
-    problems, _ = common.load_train_and_eval(args.dataset, "train", args.dataset, "test", 4)
-    rows = common.problem_rows(1, 8, len(problems), args.seed)
-    states = {common.attempt_messages(problems[row])[0]["content"] + "\n": row for row in rows}
-    rewards = dict(zip(rows, map(float, coins(rollout["texts"], [problems[row] for row in rows]))))
-    measured, *targets, advantages = graded
-    assert measured[0] and measured[2] == rollout["texts"]
-    assert len(targets) == len(losses) == 2
-    assert targets[0][2] + targets[1][2] == fresh["texts"] != rollout["texts"]
-    assert not torch.equal(targets[0][4], targets[1][4])  # the target network has made its step
-    for (trained, batch_states, _, (q, _), _), (batch_rewards, target_q) in zip(targets, losses):
-        assert not trained and torch.equal(q, target_q)
-        assert batch_rewards.tolist() == [rewards[states[state]] for state in batch_states]
-    assert advantages[0] and advantages[2] == actor["texts"]
-    (row,) = read_jsonl(tmp_path / "run" / "metrics.jsonl")[1:]
-    verdicts, (q, v) = torch.tensor([rewards[i] for i in rows]), measured[3]
-    assert row["rollout/critic_auc"] == archer.auc(q.min(1).values, verdicts)
-    assert row["rollout/advantage_auc"] == archer.auc(archer.advantage(q, v), verdicts)
-
-
-def test_what_is_logged_of_the_critic_and_the_sampling(small, tmp_path, monkeypatch, coin_rewards):
-    """Errors are means over transitions, whatever the micro-batches are; every sampled response's tokens count."""
-    q_losses, tokens = [], []
-    critic_losses, generate = archer.critic_losses, archer.generate
-
-    def recording_losses(*args):
-        q_losses.append(critic_losses(*args)[0].detach())
-        return critic_losses(*args)
-
-    def recording_generate(*args):
-        turn = generate(*args)
-        tokens.append(turn["response_mask"].sum().item())
-        return turn
-
-    monkeypatch.setattr(archer, "critic_losses", recording_losses)
-    monkeypatch.setattr(archer, "generate", recording_generate)
-    ticks = iter(range(10**6))
-    monkeypatch.setattr(archer.time, "time", lambda: float(next(ticks)))
-    sizes = {"critic_batch_size": 4, "critic_epochs": 1, "actor_batch_size": 3, "micro_batch_size": 3}
-    archer.main(small(script=archer, iterations=1, warmup_iterations=0, eval_every=9, **sizes))
-    (row,) = read_jsonl(tmp_path / "run" / "metrics.jsonl")[1:]
-    assert [len(part) for part in q_losses] == [3, 1]
-    assert row["losses/critic_q"] == pytest.approx(torch.cat(q_losses).mean().item())
-    sampled = sum(tokens[1:4])  # the rollout, the critic's and the actor's responses, between two evaluations
-    seconds = sampled / row["charts/tokens_per_second"]
-    assert len(tokens) == 5 and seconds == pytest.approx(round(seconds))

@@ -190,6 +190,9 @@ def test_sizes_that_cannot_work(small, refused, flags, named):
     [
         (score, {"baseline": "leave-one-out", "rollout_size": 1}, "--baseline leave-one-out needs"),
         (score, {"offline_first_turn": 1.5}, "--offline-first-turn 1.5 must be at most 1"),
+        (rl_guided_score, {"gamma": 1.1}, "--gamma 1.1 must be at most 1"),
+        (mlmt_rl, {"joint_kl": True, "kl_estimator": "k3_loss"}, "--joint-kl needs --kl-estimator k1_reward"),
+        (mlmt_rl, {"star_samples": 0}, "--star-samples must not be 0"),
         (score, {"rollout_size": 10, "num_minibatches": 3}, "--num-minibatches 3"),
         (rl_guided_score, {"use_smart_corrections": False}, "--no-use-smart-corrections needs"),
         (archer, {"tau": 1.5}, "--tau 1.5 must be at most 1"),
@@ -366,3 +369,14 @@ def test_from_the_shell(tmp_path, flags, message):
     if flags[0] == "--dataset":
         assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1, ended.stderr
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("script", [mlmt_rl, rl_guided_score], ids=lambda script: script.__name__)
+def test_a_template_without_the_question_is_refused_at_the_start(small, refused, tmp_path, script):
+    """Red if a template in which the question's end cannot be found is met in the first rollout only."""
+    shutil.copytree(REPO / "tiny", tmp_path / "silent", ignore=shutil.ignore_patterns("functions"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "silent")
+    tokenizer.chat_template = "{{ messages[0].role }}"
+    tokenizer.save_pretrained(tmp_path / "silent")
+    error = refused(small(script=script, feedback_lm=str(tmp_path / "silent")))
+    assert "must show the last message once: --chat-template off" in error

@@ -1,13 +1,11 @@
 """Episodes are whole: one problem from attempt to verdict, and what is logged is what happened."""
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import coins, read_jsonl, small_args, three_steps
-from safetensors.torch import load_file
+from conftest import read_jsonl, small_args, three_steps
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import common
@@ -134,7 +132,7 @@ def test_stub_solvers_get_the_metrics_they_deserve(small, problem_file, stubbed,
     """Red if turn 2 is judged on other problems than turn 1, or if fixed and broken are mixed up."""
     problems = {f"problem {n}": p for n, p in enumerate(common.load_problems(problem_file, "all"))}
     judged = stubbed(stub, problems)
-    args = small(iterations=1, rollout_size=8, value_shaping=0.5)
+    args = small(iterations=1, rollout_size=8, value_shaping=0.5, star_samples=2)
     mlmt_rl.main(args)
     row = metric_rows(args)[1]
     for phase in ("rollout", "eval"):
@@ -143,7 +141,7 @@ def test_stub_solvers_get_the_metrics_they_deserve(small, problem_file, stubbed,
     assert row["eval/delta"] == expected["accuracy_2"] - expected["accuracy_1"]
     first_eval, rollout, last_eval = judged[:2], judged[2:5], judged[5:]  # the third of a rollout is R*
     assert first_eval == last_eval and first_eval[0] == first_eval[1] and len(first_eval[0]) == 4
-    assert rollout[0] == rollout[1] == rollout[2] and len(set(rollout[0])) == 8
+    assert rollout[0] == rollout[1] and rollout[2] == 2 * rollout[0] and len(set(rollout[0])) == 8
     assert not set(rollout[0]) & set(first_eval[0])
 
 
@@ -267,97 +265,6 @@ def test_evaluations_differ_only_by_the_weights(small, tmp_path, coin_rewards):
                 texts.setdefault((seed, row["iteration"]), []).append((row["attempt"], row["feedback"]))
     assert texts[0, 0] == texts[0, 1] == texts[0, 2]
     assert texts[0, 0] != texts[1, 0]
-
-
-# ---- what learns ---------------------------------------------------------------------------------------------------
-
-
-def weights(args: mlmt_rl.Args, iteration: int) -> dict[str, dict[str, torch.Tensor]]:
-    """The weights of solver, feedback model and value head in a checkpoint; 0: the embedded model's."""
-    if iteration == 0:
-        return dict.fromkeys(("solver", "feedback"), load_file(REPO / "tiny" / "model.safetensors"))
-    folder = Path(args.run_dir) / f"checkpoint-{iteration:06d}"
-    models = {name: load_file(folder / name / "model.safetensors") for name in ("solver", "feedback")}
-    return models | {"value_head": torch.load(folder / "trainer.pt", weights_only=True)["value_head"]}
-
-
-def moved(args: mlmt_rl.Args, model: str) -> list[bool]:
-    """Whether each iteration moved the model; every tensor of it or none."""
-    result = []
-    for iteration in range(1 if model != "value_head" else 2, args.iterations + 1):
-        before, after = (weights(args, n)[model] for n in (iteration - 1, iteration))
-        changes = {not torch.equal(before[name], after[name]) for name in after}
-        assert len(changes) == 1, f"iteration {iteration} moved a part of the {model}"
-        result.append(changes.pop())
-    return result
-
-
-EVERY = {"save_every": 1, "keep_checkpoints": 0, "rollout_size": 8}
-
-
-@pytest.mark.parametrize("stop", [False, True], ids=["full-grad", "stop-grad"])
-@pytest.mark.parametrize(
-    ("flags", "feedback"),
-    [
-        ({"iterations": 2}, [True, True]),
-        ({"iterations": 4, "feedback_every": 2}, [False, True, False, True]),
-        ({"iterations": 2, "train_guidance_model": False}, [False, False]),
-    ],
-    ids=["default", "every second", "never"],
-)
-def test_each_model_moves_when_it_should(small, coin_rewards, flags, feedback, stop):
-    """Red if a frozen feedback model moves, one under training does not, or the value head waits for it."""
-    args = small(**EVERY, **flags, stop_value_gradients=stop)
-    mlmt_rl.main(args)
-    assert moved(args, "solver") == [True] * args.iterations
-    assert moved(args, "feedback") == feedback
-    assert moved(args, "value_head") == [True] * (args.iterations - 1)
-    for row, trained in zip(metric_rows(args)[1:], feedback):
-        assert row["losses/grad_norm_solver"] > 0 and row["losses/grad_norm_value"] > 0
-        for name in ("losses/policy_feedback", "losses/grad_norm_feedback"):
-            assert (row[name] is not None) == trained, name
-
-
-def test_values_start_at_the_mean_reward(small, coin_rewards):
-    """Red if the value head's bias is not set to the first rollout's mean reward."""
-    args = small(iterations=1, save_every=1, rollout_size=8, value_lr=1e-12)
-    mlmt_rl.main(args)
-    head = weights(args, 1)["value_head"]
-    row = metric_rows(args)[1]
-    assert 0 < row["rollout/reward"] < 1
-    assert head["bias"].item() == pytest.approx(row["rollout/reward"], abs=1e-6)
-    variance = row["rollout/reward"] * (1 - row["rollout/reward"])
-    assert row["losses/value"] == pytest.approx(variance, abs=1e-6)  # of a constant prediction, the mean
-
-
-def test_shaping_compares_with_the_updated_solver(small, tmp_path, monkeypatch):
-    """Red if R* is not logged, is drawn before the solver's update, or does not reach the feedback model alone."""
-    generate, snapshots, judged = mlmt_rl.generate, [], []
-
-    # The fifth verdicts of a run, after two evaluated and two sampled turns, are those of R*.
-    def judge_all(responses, problems, *flags):
-        verdicts = coins(responses, problems)
-        judged.append([not verdict for verdict in verdicts] if len(judged) == 4 else verdicts)
-        return judged[-1]
-
-    def recording(model, tokenizer, prompts, max_new_tokens, args):
-        snapshots.append(next(model.parameters()).detach().clone())
-        return generate(model, tokenizer, prompts, max_new_tokens, args)
-
-    monkeypatch.setattr(common, "judge_all", judge_all)
-    plain = small(run_dir=tmp_path / "plain", iterations=1, save_every=1, rollout_size=8)
-    mlmt_rl.main(plain)
-    judged.clear()
-    monkeypatch.setattr(mlmt_rl, "generate", recording)
-    shaped = replace(plain, run_dir=str(tmp_path / "shaped"), value_shaping=1.0)
-    mlmt_rl.main(shaped)
-    assert metric_rows(plain)[1]["rollout/reward_star"] is None
-    assert metric_rows(shaped)[1]["rollout/reward_star"] == sum(judged[4]) / 8
-    _, _, _, turn_1, _, turn_2, star, *_ = snapshots  # three turns of the first evaluation, three of the rollout, R*
-    assert torch.equal(turn_1, turn_2) and not torch.equal(turn_2, star)
-    a, b = weights(plain, 1), weights(shaped, 1)
-    assert all(torch.equal(a["solver"][name], b["solver"][name]) for name in a["solver"])
-    assert not all(torch.equal(a["feedback"][name], b["feedback"][name]) for name in a["feedback"])
 
 
 # ---- the order of the problems -------------------------------------------------------------------------------------

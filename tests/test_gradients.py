@@ -163,6 +163,20 @@ def test_k1_in_the_reward_follows_the_objective():
     assert same(expected_gradient("g", advantages["g"]), -gradient(FEEDBACK, objective))
 
 
+def test_the_joint_kl_follows_both_penalties():
+    """--joint-kl: both models follow E[R] - beta_L KL(L) - beta_H KL(H) of whole episodes; without it they do not."""
+    flags = {"kl": KL, "kl_coef": 0.3, "guidance_kl_coef": 0.2}
+    total = {name: torch.exp(LOG_PI[name] - LOG_PI[name].detach()) for name in LOG_PI}
+    penalty = 0.3 * (LOG_PI["1"] - LOG_REF["1"] + LOG_PI["2"] - LOG_REF["2"]) + 0.2 * (LOG_PI["g"] - LOG_REF["g"])
+    objective = (PROBABILITY * total["1"] * total["g"] * total["2"] * (REWARDS - penalty)).sum()
+    exact = {"solver": -gradient(SOLVER, objective), "feedback": -gradient(FEEDBACK, objective)}
+    for joint in (True, False):
+        A = credit(arbitrary_values(), joint_kl=joint, **flags)
+        solver = expected_gradient("1", A["1"]) + expected_gradient("2", A["2"])
+        assert same(solver, exact["solver"], 2 * TOLERANCE) == joint
+        assert same(expected_gradient("g", A["g"]), exact["feedback"], 2 * TOLERANCE) == joint
+
+
 def kl_loss_gradient(estimator: str, reference) -> torch.Tensor:
     """E[grad of the KL term of turn 2's loss], episode by episode through accumulate_gradients; advantages are zero."""
     args = mlmt_rl.Args(temperature=TEMPERATURE, kl_estimator=estimator)

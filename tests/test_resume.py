@@ -434,6 +434,20 @@ def test_the_best_checkpoint_by_training_reward_is_kept_too(small, tmp_path, mon
     assert common.last_checkpoint(tmp_path / "run").name == "checkpoint-000008"
 
 
+def test_of_equally_good_checkpoints_the_newest_is_the_best(tmp_path):
+    """Red if a tie is decided otherwise, or by a checkpoint that is not there any more."""
+    for iteration in (1, 2, 3, 4):
+        row = {
+            "iteration": iteration,
+            "folder": f"checkpoint-{iteration:06d}",
+            "mean_reward": [0.5, 0.7, 0.7, 0.7][iteration - 1],
+        }
+        common.write_rows(tmp_path / "checkpoints.jsonl", [row])
+        if iteration < 4:
+            (tmp_path / row["folder"]).mkdir()
+    assert common.best_checkpoint(tmp_path).name == "checkpoint-000003"
+
+
 def test_config_holds_every_flag(finished):
     """Red if a run cannot be told from its folder: a flag, the commit or a version is missing."""
     config = json.loads((Path(finished.run_dir) / "config.json").read_text())

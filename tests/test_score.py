@@ -5,7 +5,6 @@ import itertools
 
 import pytest
 import torch
-from conftest import read_jsonl
 from enumeration import RESPONSES, TEMPERATURE, TOLERANCE, X, gradient, make_turn, random_model, response_logprob, same
 
 import common
@@ -124,6 +123,29 @@ def test_stage_2_trains_both_with_the_bonus_on_the_second(world):
 
 
 @pytest.mark.parametrize("stage1", [True, False])
+def test_without_a_discount_both_objectives_are_followed_exactly(world, stage1):
+    """gamma = 1: the gradient of SCoRe's eq. 3 and eq. 4 through both attempts, rewards and penalties alike."""
+    A = world.credit(stage1=stage1, kl_coef=0.2, beta2=0.5, alpha=3.0, gamma=1.0)
+    mine = world.expected_gradient("1", A["1"]) + world.expected_gradient("2", A["2"])
+    gain = 0 if stage1 else 3.0 * (world.rewards_2 - world.rewards_1) + world.rewards_1
+    k1 = {name: world.log_pi[name] - world.log_ref[name] for name in "12"}
+    value = world.rewards_2 + gain - 0.2 * (k1["1"] + k1["2"]) - 0.5 * stage1 * k1["1"]
+    episode = world.log_pi["1"] + world.log_pi["2"]
+    exact = gradient(POLICY, (world.probability * torch.exp(episode - episode.detach()) * value).sum())
+    assert exact.abs().max() > 1e-3 and same(mine, -exact, 2 * ROUNDING)
+    without = world.credit(stage1=stage1, kl_coef=0.2, beta2=0.5, alpha=3.0)
+    mine = world.expected_gradient("1", without["1"]) + world.expected_gradient("2", without["2"])
+    assert not same(mine, -exact, 1e-3)
+
+
+def test_without_credit_across_turns_the_bonus_is_a_weight(world):
+    """gamma = 0: -alpha r_1 is a baseline of y_2, so that alpha = 3 gives four times the gradient of alpha = 0."""
+    weighted, plain = (world.credit(kl_coef=0.0, alpha=alpha)["2"] for alpha in (3.0, 0.0))
+    gradients = [world.expected_gradient("2", A) for A in (weighted, plain)]
+    assert same(gradients[0], 4 * gradients[1], ROUNDING) and gradients[1].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("stage1", [True, False])
 def test_the_guidance_model_follows_the_final_reward(stage1):
     """E[R] - beta_H KL(H || H_0), whatever the solver's stage, bonus and weights are."""
     world = world_of(rl_guided_score)
@@ -175,95 +197,6 @@ def test_ablations_leave_a_turn_without_reward(turns, trained):
 # ---- the loop ------------------------------------------------------------------------------------------------------
 
 
-def trained_batches(script, monkeypatch, args) -> list[tuple]:
-    """(turn, rows, their advantages, weight of the KL) of each optimiser batch of a run, turn by turn."""
-    seen = []
-    accumulate = script.accumulate_gradients
-
-    def recording(model, turn, rows, advantages, kl_coef, *rest):
-        rows = rows.sort().values
-        seen.append((turn, rows.tolist(), advantages[rows].tolist(), kl_coef))
-        return accumulate(model, turn, rows, advantages, kl_coef, *rest)
-
-    monkeypatch.setattr(script, "accumulate_gradients", recording)
-    script.main(args)
-    return seen
-
-
-@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
-def test_each_turn_is_trained_by_its_own_credit(small, monkeypatch, coin_rewards, script):
-    names = ("attempt", "feedback", "refinement") if script is rl_guided_score else ("attempt", "refinement")
-    credits = {name: torch.arange(4) + 10.0 * i for i, name in enumerate(names, 1)}
-    monkeypatch.setattr(script, "credit", lambda *_: tuple(credits.values()))
-    episodes = {}
-    run_episodes = script.run_episodes
-    monkeypatch.setattr(script, "run_episodes", lambda *rest: episodes.setdefault(len(episodes), run_episodes(*rest)))
-    flags = {"iterations": 1, "stage1_iterations": 1, "kl_coef": 0.1, "beta2": 0.4}
-    flags |= {"guidance_kl_coef": 0.2} if script is rl_guided_score else {}
-    seen = trained_batches(script, monkeypatch, small(script=script, **flags))
-    weights = {"attempt": 0.5, "feedback": 0.2, "refinement": 0.1}
-    assert len(seen) == len(names)
-    for turn, rows, advantages, kl_coef in seen:
-        (name,) = [name for name in names if episodes[1][name] is turn]  # 0: the first evaluation
-        assert rows == [0, 1, 2, 3] and advantages == credits[name].tolist()
-        assert kl_coef == pytest.approx(weights[name])
-
-
-def test_first_attempts_of_the_initial_model_are_not_trained_on(small, monkeypatch, coin_rewards):
-    """--offline-first-turn: Stage II's first rows are written by the initial model, at whatever weights pi has."""
-    models = []
-    generate = score.generate
-
-    def recording(model, tokenizer, prompts, *rest):
-        models.append((id(model), len(prompts)))
-        return generate(model, tokenizer, prompts, *rest)
-
-    monkeypatch.setattr(score, "generate", recording)
-    flags = {"iterations": 2, "stage1_iterations": 1, "offline_first_turn": 0.5, "rollout_size": 8, "eval_every": 9}
-    flags |= {"kl_estimator": "k2_loss", "beta2": 0.4, "kl_coef": 0.1}
-    seen = trained_batches(score, monkeypatch, small(script=score, **flags))
-    stage1_first, stage1_second, stage2_first, stage2_second = seen
-    assert stage1_first[1] == stage1_second[1] == stage2_second[1] == list(range(8))
-    assert stage2_first[1] == [4, 5, 6, 7]
-    # A mean over four rows, times a half, is the sum over four by eight: sums are divided by the whole batch.
-    assert (stage1_first[3], stage2_first[3], stage2_second[3]) == pytest.approx((0.5, 0.05, 0.1))
-    assert 0.5 in stage2_first[2] and set(stage2_first[2]) <= {0.0, 0.5}
-    _, tokenizer = score.load_lm("tiny", "", score.Args(), "cpu", torch.float32)
-    turn = stage2_first[0]
-    for ids, mask, text in zip(turn["response_ids"], turn["response_mask"], turn["texts"], strict=True):
-        assert tokenizer.decode(ids[mask], skip_special_tokens=True) == text
-    rollout = models[2:]  # after the first evaluation's two turns
-    solver = rollout[0][0]
-    assert [(model == solver, size) for model, size in rollout[:5]] == [
-        *((True, 8), (True, 8)),  # Stage I
-        *((True, 8), (False, 4), (True, 8)),  # Stage II: the initial model writes four
-    ]
-
-
 def test_unread_feedback_is_not_trained(small):
     with pytest.raises(common.InputError, match="--no-train-guidance-model"):
         rl_guided_score.main(small(script=rl_guided_score, use_smart_corrections=False))
-
-
-@pytest.mark.parametrize("smart", [True, False])
-def test_smart_corrections_reach_the_second_prompt(small, tmp_path, monkeypatch, coin_rewards, smart):
-    """SMART-SCoRe reads the frozen model's hint; the control reads SCoRe's fixed instruction."""
-    prompts = []
-    generate = rl_guided_score.generate
-
-    def recording(model, tokenizer, encoded, *rest):
-        prompts.append([tokenizer.decode(ids) for ids, _ in encoded])
-        return generate(model, tokenizer, encoded, *rest)
-
-    monkeypatch.setattr(rl_guided_score, "generate", recording)
-    flags = {"iterations": 1, "use_smart_corrections": smart, "train_guidance_model": False, "save_every": 1}
-    args = small(script=rl_guided_score, **flags)
-    rl_guided_score.main(args)
-    rows = [row for row in read_jsonl(tmp_path / "run" / "episodes.jsonl") if row["phase"] == "rollout"]
-    for row, prompt in zip(rows, prompts[5], strict=True):  # the third turn of the rollout
-        if smart:
-            assert prompt.endswith(f"{row['attempt']}\n{common.FEEDBACK}{row['feedback']}\n\n{common.REFINE}\n")
-        else:
-            assert prompt.endswith(f"{row['attempt']}\n{common.SELF_CORRECT}\n")
-    metrics = read_jsonl(tmp_path / "run" / "metrics.jsonl")[1]
-    assert metrics["losses/policy_feedback"] is None and metrics["losses/grad_norm_solver"] > 0

@@ -1,0 +1,342 @@
+"""grpo.py and archer.py: whole runs against their plain recomputation (replay.py)."""
+
+import copy
+import statistics
+import types
+
+import pytest
+import torch
+from conftest import small_args
+from replay import Recording, Replay, copies, load, mean, save_family, verdict, well_formed
+
+import archer
+import common
+import grpo
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, str]:
+    place = tmp_path_factory.mktemp("families")
+    return {name: save_family(name, place / name, seed) for seed, name in enumerate(("llama", "qwen3"))}
+
+
+class OneTurn(Replay):
+    def __init__(self, args, recording):
+        super().__init__(args, recording)
+        self.solver, self.tokenizer = load(args.policy_lm)
+        self.reference = copy.deepcopy(self.solver)
+        self.add_network(self.solver.parameters(), args.learning_rate)
+
+    def rollout(self, problems, temperature=None) -> types.SimpleNamespace:
+        """A response to each problem, its verdict, its form and whether it was cut."""
+        messages = [common.attempt_messages(p, self.template) for p in problems]
+        responses = self.turn(self.solver, self.tokenizer, messages, temperature=temperature)
+        verdicts = [verdict(response.text, p) for response, p in zip(responses, problems)]
+        for response, right, problem in zip(responses, verdicts, problems):
+            response.right = float(right is True)
+            response.form = float(well_formed(response.text, problem) and not response.truncated)
+        return types.SimpleNamespace(responses=responses, undecided=mean(v is None for v in verdicts))
+
+    def evaluation(self, iteration: int, greedy: bool) -> None:
+        row = self.recording.rows[iteration]
+        expected = {"eval/accuracy_1": mean(r.right for r in self.rollout(self.held_out).responses)}
+        if greedy:
+            expected["eval/greedy_accuracy_1"] = mean(r.right for r in self.rollout(self.held_out, 0.0).responses)
+        for name in (name for name in row if name.startswith("eval/")):
+            assert row[name] == pytest.approx(expected.get(name)), name
+
+
+# ---- GRPO ----------------------------------------------------------------------------------------------------------
+
+
+class Grpo(OneTurn):
+    def shaped(self, response) -> float:
+        args, length = self.args, len(response.ids)
+        reward = response.right + args.format_coef * (response.form - 1)
+        if args.overlong_buffer:
+            over = (length - args.max_new_tokens + args.overlong_buffer) / args.overlong_buffer
+            reward -= args.overlong_coef * min(1.0, max(0.0, over))
+        return reward
+
+    def advantages(self, trained: list) -> list[float]:
+        args, A = self.args, []
+        if args.expert_iteration:
+            return [1.0] * len(trained)
+        for start in range(0, len(trained), args.group_size):
+            group = trained[start : start + args.group_size]
+            rewards, kl = ([getattr(r, name) for r in group] for name in ("reward", "kl"))
+            spread = statistics.stdev(rewards) + 1e-4 if args.advantage_norm == "std" else 1.0
+            beta = args.kl_coef if args.kl_estimator == "k1_reward" else 0.0
+            A += [(r - mean(rewards)) / spread - beta * (k.item() - mean(kl)) for r, k in zip(rewards, kl)]
+        return A
+
+    def objective(self, new, response, A) -> torch.Tensor:
+        """What is maximised, summed over a response's tokens."""
+        args, ratio = self.args, torch.exp(new - response.logprobs)
+        clipped = ratio.clamp(1 - args.clip_low, 1 + args.clip_high)
+        if args.expert_iteration:
+            return (A * new).sum()
+        if args.loss_fn == "cispo":
+            return (clipped.detach() * A * new).sum()
+        return (ratio * A if args.loss_fn == "importance_sampling" else torch.minimum(ratio * A, clipped * A)).sum()
+
+    def gradients(self, trained: list, A: list[float], batch: list[int]) -> float:
+        args, policy = self.args, 0.0
+        tokens = sum(len(trained[i].ids) for i in batch)
+        for i in batch:
+            length = len(trained[i].ids)
+            divisor = {"sequence": len(batch) * length, "token": tokens, "constant": len(batch) * args.max_new_tokens}
+            log_pi = self.log_policy(self.solver, trained[i])
+            new = log_pi[range(length), trained[i].ids]
+            loss = -self.objective(new, trained[i], A[i])
+            kl = args.kl_coef * self.kl_loss(log_pi, new, trained[i], self.reference)
+            ((loss + kl) / divisor[args.loss_reduction]).backward()
+            policy += loss.item() / divisor[args.loss_reduction]
+        return policy
+
+    def run(self) -> None:
+        args, rounds = self.args, 0
+        self.template = common.load_template(args.prompt_template, self.training)
+        size = args.groups_per_batch * args.group_size
+        self.evaluation(0, args.greedy_eval)
+        for iteration in range(1, args.iterations + 1):
+            warm = min(1.0, iteration / args.lr_warmup_iterations) if args.lr_warmup_iterations else 1.0
+            sampled, trained, undecided = [], [], []
+            for _ in range(1 + args.max_resamples):
+                rounds += 1
+                problems = [p for p in self.problems(rounds, args.groups_per_batch) for _ in range(args.group_size)]
+                e = self.rollout(problems)
+                undecided.append(e.undecided)
+                for start in range(0, size, args.group_size):
+                    group = e.responses[start : start + args.group_size]
+                    sampled.append(group)
+                    for response in group:
+                        response.reward = self.shaped(response)
+                    mixed = 0 < sum(r.right for r in group) < args.group_size
+                    kept = group if mixed or not args.drop_constant_groups else []
+                    trained += [r for r in kept if r.right or not args.expert_iteration]
+                if len(trained) >= size:
+                    break
+            trained = trained[:size]
+            for response in trained:
+                self.measure(response, self.solver, self.reference)
+            A, losses = self.advantages(trained), {"policy_solver": [], "grad_norm_solver": []}
+            for batch in self.minibatches(len(trained)):
+                losses["policy_solver"].append(self.gradients(trained, A, batch))
+                losses["grad_norm_solver"].append(self.step(0, args.learning_rate * warm))
+
+            everything = [response for group in sampled for response in group]
+            right = [mean(r.right for r in group) for group in sampled]
+            row = {f"losses/{name}": mean(parts) if parts else None for name, parts in losses.items()}
+            row |= {"rollout/accuracy_1": mean(r.right for r in everything)}
+            row |= {"rollout/reward": mean(r.reward for r in everything)}
+            row |= {"rollout/format": mean(r.form for r in everything)}
+            row |= {"rollout/groups_mixed": mean(0 < share < 1 for share in right)}
+            row |= {"rollout/groups_right": mean(share == 1 for share in right)}
+            row |= {"rollout/groups_wrong": mean(share == 0 for share in right)}
+            row |= {"rollout/response_length_1": mean(len(r.ids) for r in everything)}
+            row |= {"rollout/truncated": mean(r.truncated for r in everything)}
+            row |= {"rollout/undecided": mean(undecided), "rollout/trained_responses": len(trained)}
+            row |= {"losses/kl_solver": mean(r.kl for r in trained) if trained else None}
+            tokens = sum(len(r.ids) for r in trained)
+            row |= {"losses/entropy": sum(r.entropy for r in trained) / tokens if trained else None}
+            row |= {"charts/episodes": rounds * size, "charts/learning_rate": args.learning_rate * warm}
+            self.row(iteration, row, sum(len(r.ids) for r in everything))
+        self.evaluation(args.iterations, args.greedy_eval)
+
+
+SIZES = {"eval_size": 3, "iterations": 3, "eval_every": 9, "save_every": 9, "micro_batch_size": 4}
+SIZES |= {"groups_per_batch": 4, "group_size": 3, "logits_chunk_size": 7, "generation_batch_size": 4}
+RATES = {"learning_rate": 4e-3, "temperature": 1.0, "kl_coef": 0.2}
+STEPS = {"num_minibatches": 2, "update_epochs": 2, "clip_low": 0.02, "clip_high": 0.04, "temperature": 0.7}
+K3 = {"kl_estimator": "k3_loss", "learning_rate": 1e-3}  # it grows exponentially with what a step moves
+K1 = {"kl_estimator": "k1_reward"}
+SLOW = {"lr_warmup_iterations": 5, "adam_betas": (0.7, 0.8), "max_grad_norm": 0.3}
+CASES = {
+    "defaults": {"kl_coef": 0.04, **K3},
+    "several steps": {**STEPS, **K3, **SLOW},
+    "Dr.GRPO": {**STEPS, **K1, "loss_reduction": "constant", "advantage_norm": "none", "greedy_eval": False},
+    "DAPO": {**STEPS, **K1, "loss_reduction": "token", "drop_constant_groups": True, "max_resamples": 2},
+    "long ones": {**K1, "overlong_buffer": 5, "overlong_coef": 0.5, "format_coef": 0.3, "drop_constant_groups": True},
+    "CISPO": {**STEPS, "kl_estimator": "k2_loss", "loss_fn": "cispo", "loss_reduction": "token"},
+    "importance sampling": {**STEPS, "kl_estimator": "full_loss", "loss_fn": "importance_sampling"},
+    "expert iteration": {**STEPS, "kl_estimator": "k2_loss", "expert_iteration": True, "max_resamples": 1},
+    "expert iteration, mixed": {"kl_estimator": "full_loss", "expert_iteration": True, "drop_constant_groups": True},
+    "a template": {**K1, "prompt_template": "concise"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_grpo_is_what_its_formulas_say(problem_file, tmp_path, monkeypatch, folders, case):
+    """Every step's weights and every metric agree to 1e-5 with the plain recomputation from what was sampled."""
+    flags = {"policy_lm": folders["qwen3" if case == "CISPO" else "llama"]} | SIZES | RATES | CASES[case]
+    args = small_args(problem_file, tmp_path / "run", script=grpo, **flags)
+    replay = Grpo(args, Recording(monkeypatch, grpo, args))
+    replay.run()
+    replay.finish(f"grpo.py, {case}")
+
+
+# ---- ArCHer --------------------------------------------------------------------------------------------------------
+
+
+class Grader:
+    """Two Q and two V heads on an encoder, for one text or pair at a time; its weights in the order of the script's."""
+
+    def __init__(self, folder: str, joint: bool, weights: list[torch.Tensor]):
+        model, self.tokenizer = load(folder)
+        self.encoder, self.joint = model.model, joint
+        own = list(self.encoder.parameters())
+        for weight, initial in zip(own, weights):
+            assert torch.equal(weight, initial)
+        heads = [weight.requires_grad_() for weight in copies(weights[len(own) :])]
+        self.weights = own + heads
+        self.q_heads, self.v_heads = ([heads[i : i + 6] for i in starts] for starts in ((0, 6), (12, 18)))
+
+    def encode(self, *texts: str) -> torch.Tensor:
+        """The mean of the states over all tokens of the texts, of which the last one is closed: (C,)."""
+        texts = [*texts[:-1], texts[-1] + self.tokenizer.eos_token]
+        ids = [token for text in texts for token in self.tokenizer(text).input_ids]
+        return self.encoder(torch.tensor([ids])).last_hidden_state[0].mean(0)
+
+    def grade(self, state: str, action: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Q_1, Q_2 and V_1, V_2: (2,), (2,)."""
+        s = self.encode(state)
+        both = self.encode(state, action) if self.joint else torch.cat([s, self.encode(action)])
+        return tuple(
+            torch.stack([perceptron(head, x) for head in heads])
+            for heads, x in ((self.q_heads, both), (self.v_heads, s))
+        )
+
+
+def perceptron(weights, x) -> torch.Tensor:
+    W_1, b_1, W_2, b_2, W_3, b_3 = weights
+    return (W_3 @ torch.relu(W_2 @ torch.relu(W_1 @ x + b_1) + b_2) + b_3).squeeze()
+
+
+def auc(scores: list[float], rights: list[float]) -> float | None:
+    pairs = [(a, b) for a, x in zip(scores, rights) for b, y in zip(scores, rights) if x == 1 and y == 0]
+    return mean((a > b) + 0.5 * (a == b) for a, b in pairs) if pairs else None
+
+
+class Archer(OneTurn):
+    template = ()
+
+    def __init__(self, args, recording):
+        super().__init__(args, recording)
+        initial = recording.networks
+        self.critic, self.target = (Grader(args.critic_lm, args.critic_input == "joint", initial[1]) for _ in range(2))
+        self.add_network(self.critic.weights, args.critic_lr)
+        if args.use_baseline:
+            self.add_network([weight.requires_grad_() for weight in copies(initial[2])], args.baseline_lr)
+
+    def train_critic(self, losses: dict) -> int:
+        args, tokens = self.args, 0
+        draws = next(self.draws["randint"]).tolist()
+        assert len(draws) == args.critic_epochs * args.rollout_size
+        transitions = [self.buffer[i] for i in draws]
+        fresh = self.rollout([problem for problem, _, _ in transitions]).responses
+        tokens = sum(len(response.ids) for response in fresh)
+        n = args.critic_batch_size
+        for start in range(0, len(draws), n):
+            q_loss = v_loss = 0.0
+            for (problem, action, reward), response in zip(transitions[start : start + n], fresh[start : start + n]):
+                with torch.no_grad():
+                    target_q, _ = self.target.grade(state_of(problem), response.text)
+                q, v = self.critic.grade(state_of(problem), action)
+                errors = ((q - reward) ** 2).sum() / n, ((v - target_q) ** 2).sum() / n
+                sum(errors).backward()
+                q_loss, v_loss = q_loss + errors[0].item(), v_loss + errors[1].item()
+            losses["critic_q"].append(q_loss)
+            losses["critic_v"].append(v_loss)
+            losses["grad_norm_critic"].append(self.step(1, args.critic_lr))
+            for average, weight in zip(self.target.weights, self.critic.weights):
+                average.data = (1 - args.tau) * average.data + args.tau * weight.data
+        return tokens
+
+    def train_actor(self, losses: dict, lr: float) -> int:
+        args, n = self.args, self.args.actor_batch_size
+        draws = next(self.draws["randint"]).tolist()
+        assert len(draws) == n
+        problems = [self.buffer[i][0] for i in draws]
+        responses, policy, baseline = self.rollout(problems).responses, 0.0, 0.0
+        for problem, response in zip(problems, responses):
+            with torch.no_grad():
+                q, v = self.critic.grade(state_of(problem), response.text)
+                A = q.min() - v.min()
+            new, b = self.logprobs(self.solver, response), torch.zeros(len(response.ids))
+            if args.use_baseline:
+                ids = torch.tensor([response.prompt + response.ids])
+                states = self.solver.model(ids).last_hidden_state[0, len(response.prompt) - 1 : -1].detach()  # (T, C)
+                weight, bias = self.networks[2]
+                b = (states @ weight.T + bias).squeeze(1)
+                error = ((b - A) ** 2).sum() / n
+                error.backward()
+                baseline += error.item()
+            loss = -((A - b.detach()) * new).sum() / n
+            loss.backward()
+            policy += loss.item()
+        losses["policy_solver"].append(policy)
+        losses["grad_norm_solver"].append(self.step(0, lr))
+        if args.use_baseline:
+            losses["baseline"].append(baseline)
+            losses["grad_norm_baseline"].append(self.step(2, args.baseline_lr))
+        return sum(len(response.ids) for response in responses)
+
+    def run(self) -> None:
+        args, B = self.args, self.args.rollout_size
+        self.buffer = []
+        self.evaluation(0, False)
+        for iteration in range(1, args.iterations + 1):
+            after = max(0, iteration - args.warmup_iterations)
+            warm = min(1.0, after / args.lr_warmup_iterations) if args.lr_warmup_iterations else float(after > 0)
+            problems = self.problems(iteration, B)
+            e = self.rollout(problems)
+            self.buffer += [(p, r.text, r.right) for p, r in zip(problems, e.responses)]
+            self.buffer = self.buffer[-args.capacity :]
+            rights = [r.right for r in e.responses]
+            with torch.no_grad():
+                grades = [self.critic.grade(state_of(p), r.text) for p, r in zip(problems, e.responses)]
+            row = {"rollout/critic_auc": auc([q.min().item() for q, _ in grades], rights)}
+            row |= {"rollout/advantage_auc": auc([(q.min() - v.min()).item() for q, v in grades], rights)}
+            for response in e.responses:
+                self.measure(response, self.solver, self.reference)
+            names = "policy_solver critic_q critic_v baseline grad_norm_solver grad_norm_critic grad_norm_baseline"
+            losses = {name: [] for name in names.split()}
+            tokens = sum(len(r.ids) for r in e.responses) + self.train_critic(losses)
+            for _ in range(args.actor_epochs if after else 0):
+                tokens += self.train_actor(losses, args.learning_rate * warm)
+            row |= {f"losses/{name}": mean(parts) if parts else None for name, parts in losses.items()}
+            row |= {"rollout/accuracy_1": mean(rights), "rollout/reward": mean(rights)}
+            row |= {"rollout/response_length_1": mean(len(r.ids) for r in e.responses)}
+            row |= {"rollout/truncated": mean(r.truncated for r in e.responses)}
+            row |= {"rollout/undecided": e.undecided, "rollout/critic_truncated": 0.0}
+            entropy = sum(r.entropy for r in e.responses) / sum(len(r.ids) for r in e.responses)
+            row |= {"losses/entropy": entropy, "charts/episodes": iteration * B}
+            row |= {"charts/learning_rate": args.learning_rate * warm}
+            self.row(iteration, row, tokens)
+        self.evaluation(args.iterations, False)
+
+
+def state_of(problem: common.Problem) -> str:
+    """What the critic reads of a problem: the text of its prompt."""
+    return common.attempt_messages(problem)[0]["content"] + "\n"
+
+
+ARCHER = {"rollout_size": 8, "critic_batch_size": 4, "critic_epochs": 1, "actor_batch_size": 5, "micro_batch_size": 3}
+ARCHER |= {"warmup_iterations": 1, "critic_lr": 3e-3, "baseline_lr": 4e-3, "tau": 0.3}
+ARCHER_CASES = {
+    "defaults": {"tau": 0.1, "critic_epochs": 4},
+    "token baseline": {"use_baseline": True, "actor_epochs": 2, "temperature": 0.7, "warmup_iterations": 0, **SLOW},
+    "separate": {"critic_input": "separate", "capacity": 10, "lr_warmup_iterations": 2, "max_grad_norm": 0.3},
+}
+
+
+@pytest.mark.parametrize("case", ARCHER_CASES)
+def test_archer_is_what_its_formulas_say(problem_file, tmp_path, monkeypatch, folders, case):
+    """Actor, critic, target network and token baseline: every step and every metric agree to 1e-5."""
+    flags = {"policy_lm": folders["llama"], "critic_lm": folders["qwen3"]} | SIZES | RATES | ARCHER | ARCHER_CASES[case]
+    flags = {key: value for key, value in flags.items() if key in archer.Args.__dataclass_fields__}
+    args = small_args(problem_file, tmp_path / "run", script=archer, **flags)
+    replay = Archer(args, Recording(monkeypatch, archer, args))
+    replay.run()
+    replay.finish(f"archer.py, {case}")
