@@ -90,8 +90,9 @@ class Recording:
             draw = getattr(torch, name)
 
             def drawing(*inputs, **flags):
-                self.draws[name].append(draw(*inputs, **flags))
-                return self.draws[name][-1].clone()
+                result = draw(*inputs, **flags)
+                self.draws[name].append((*inputs, result.tolist()))
+                return result
 
             return drawing
 
@@ -137,12 +138,13 @@ class Replay:
         self.worst[kind] = max(self.worst[kind], difference / scale)
         assert difference <= TOLERANCE * scale, f"{what}: the recomputation differs by {difference:.1e}"
 
-    def turn(self, model, tokenizer, messages: list, statements=None, temperature=None) -> list[types.SimpleNamespace]:
+    def turn(self, model, tokenizer, messages, longest, statements=None, temperature=None) -> list:
         """What was sampled next, by this model for these prompts: prompt, response and text of each episode."""
         turn, ends = next(self.turns), model.generation_config.eos_token_id
         for mine, recorded in zip(model.parameters(), turn.weights, strict=True):
             self.compare("weights", mine.detach(), recorded, "the weights of the model that samples")
         assert turn.temperature == (self.args.temperature if temperature is None else temperature)
+        assert all(len(ids) == longest for ids in turn.ids)
         statements = statements or [""] * len(messages)
         prompts = [common.encode_prompt(tokenizer, m, s) for m, s in zip(messages, statements, strict=True)]
         assert turn.prompts == [ids for ids, _ in prompts], "a prompt is not what its turn reads"
@@ -209,7 +211,7 @@ class Replay:
 
     def minibatches(self, size: int) -> list[list[int]]:
         """The rows of each optimiser step: every epoch is a shuffle cut into --num-minibatches equal parts."""
-        orders = [next(self.draws["randperm"]).tolist() for _ in range(self.args.update_epochs)]
+        orders = [next(self.draws["randperm"])[-1] for _ in range(self.args.update_epochs)]
         assert all(sorted(order) == list(range(size)) for order in orders)
         n = max(1, -(-size // self.args.num_minibatches))
         return [order[start : start + n] for order in orders for start in range(0, size, n)]

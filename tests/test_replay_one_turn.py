@@ -30,7 +30,7 @@ class OneTurn(Replay):
     def rollout(self, problems, temperature=None) -> types.SimpleNamespace:
         """A response to each problem, its verdict, its form and whether it was cut."""
         messages = [common.attempt_messages(p, self.template) for p in problems]
-        responses = self.turn(self.solver, self.tokenizer, messages, temperature=temperature)
+        responses = self.turn(self.solver, self.tokenizer, messages, self.args.max_new_tokens, temperature=temperature)
         verdicts = [verdict(response.text, p) for response, p in zip(responses, problems)]
         for response, right, problem in zip(responses, verdicts, problems):
             response.right = float(right is True)
@@ -229,15 +229,19 @@ class Archer(OneTurn):
         if args.use_baseline:
             self.add_network([weight.requires_grad_() for weight in copies(initial[2])], args.baseline_lr)
 
+    def drawn(self, count: int) -> list[tuple]:
+        """(problem, response, reward) of so many draws with replacement, from the whole buffer."""
+        high, (size,), draws = next(self.draws["randint"])
+        assert (high, size) == (len(self.buffer), count)
+        return [self.buffer[i] for i in draws]
+
     def train_critic(self, losses: dict) -> int:
         args, tokens = self.args, 0
-        draws = next(self.draws["randint"]).tolist()
-        assert len(draws) == args.critic_epochs * args.rollout_size
-        transitions = [self.buffer[i] for i in draws]
+        transitions = self.drawn(args.critic_epochs * args.rollout_size)
         fresh = self.rollout([problem for problem, _, _ in transitions]).responses
         tokens = sum(len(response.ids) for response in fresh)
         n = args.critic_batch_size
-        for start in range(0, len(draws), n):
+        for start in range(0, len(transitions), n):
             q_loss = v_loss = 0.0
             for (problem, action, reward), response in zip(transitions[start : start + n], fresh[start : start + n]):
                 with torch.no_grad():
@@ -255,9 +259,7 @@ class Archer(OneTurn):
 
     def train_actor(self, losses: dict, lr: float) -> int:
         args, n = self.args, self.args.actor_batch_size
-        draws = next(self.draws["randint"]).tolist()
-        assert len(draws) == n
-        problems = [self.buffer[i][0] for i in draws]
+        problems = [problem for problem, _, _ in self.drawn(n)]
         responses, policy, baseline = self.rollout(problems).responses, 0.0, 0.0
         for problem, response in zip(problems, responses):
             with torch.no_grad():

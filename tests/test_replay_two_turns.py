@@ -72,18 +72,20 @@ class TwoTurns(Replay):
     def rollout(self, problems, offline: int = 0) -> types.SimpleNamespace:
         """Turn 1, feedback, turn 2, each a list of responses, with the verdicts r_1 and r_2, (B,)."""
         messages = [common.attempt_messages(p) for p in problems]
-        z, replaced = self.turn(self.solver, self.solver_tokenizer, messages), []
+        longest = self.args.max_new_tokens
+        z, replaced = self.turn(self.solver, self.solver_tokenizer, messages, longest), []
         if offline:
             replaced, rest = z[:offline], z[offline:]
-            z = self.turn(self.reference, self.solver_tokenizer, messages[:offline]) + rest
+            z = self.turn(self.reference, self.solver_tokenizer, messages[:offline], longest) + rest
         g = None
         messages = [common.self_correct_messages(p, a.text) for p, a in zip(problems, z)]
         if self.script is not score:
             asked = [common.feedback_messages(p, a.text) for p, a in zip(problems, z)]
-            g = self.turn(self.feedback, self.feedback_tokenizer, asked, [p.statement for p in problems])
+            statements = [p.statement for p in problems]
+            g = self.turn(self.feedback, self.feedback_tokenizer, asked, self.args.max_feedback_tokens, statements)
         if g and getattr(self.args, "use_smart_corrections", True):
             messages = [common.refine_messages(p, a.text, f.text) for p, a, f in zip(problems, z, g)]
-        y = self.turn(self.solver, self.solver_tokenizer, messages)
+        y = self.turn(self.solver, self.solver_tokenizer, messages, longest)
         verdicts = [[verdict(response.text, p) for response, p in zip(turn, problems)] for turn in (z, y)]
         r_1, r_2 = (torch.tensor([float(v is True) for v in turn]) for turn in verdicts)
         undecided = mean(v is None for turn in verdicts for v in turn)
@@ -157,7 +159,9 @@ class TwoTurns(Replay):
                 losses.setdefault("grad_norm_solver", []).append(self.step(0, args.learning_rate * warm))
             star = None
             if getattr(args, "value_shaping", 0):
-                again = self.turn(self.solver, self.solver_tokenizer, e.messages * args.star_samples)
+                again = self.turn(
+                    self.solver, self.solver_tokenizer, e.messages * args.star_samples, args.max_new_tokens
+                )
                 tokens += sum(len(response.ids) for response in again)
                 rights = [verdict(r.text, p) is True for r, p in zip(again, problems * args.star_samples, strict=True)]
                 star = torch.tensor([mean(rights[i::B]) for i in everyone])
@@ -207,7 +211,7 @@ class TwoTurns(Replay):
 # Coefficients at which every term is a visible part of a step; three iterations, evaluated at both ends.
 SIZES = {"rollout_size": 6, "eval_size": 3, "iterations": 3, "eval_every": 9, "save_every": 9, "micro_batch_size": 4}
 RATES = {"learning_rate": 4e-3, "temperature": 1.0, "kl_coef": 0.2, "logits_chunk_size": 7, "generation_batch_size": 4}
-TWO = {"feedback_lm": "qwen3", "guidance_lr": 3e-3, "guidance_kl_coef": 0.3}
+TWO = {"feedback_lm": "qwen3", "max_feedback_tokens": 6, "guidance_lr": 3e-3, "guidance_kl_coef": 0.3}
 STEPS = {"num_minibatches": 2, "update_epochs": 2, "clip_coef": 0.02, "temperature": 0.7}
 # Losses that grow fast with what a step moves, and rounding errors with them.
 K2 = {"kl_estimator": "k2_loss", "learning_rate": 2e-3, "guidance_lr": 1e-3}

@@ -1,0 +1,293 @@
+"""One-line mistakes in the training loops, and the test that notices each.
+
+    python tests/mutants.py             # every mistake, two at a time; exit code 1 if one survives
+    python tests/mutants.py archer.py   # those whose line holds this text
+
+Each mistake is made in a copy of the repository, where the replay of its script runs first and, if that is green, every
+other test of the loops. A text that is not found exactly once has moved: its line here must follow.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+REPLAYS = {"mlmt_rl.py": "mlmt_rl-", "score.py": "[score-", "rl_guided_score.py": "rl_guided_score-"}
+REPLAYS |= {"grpo.py": "test_grpo_is", "archer.py": "test_archer_is"}
+OTHERS = "archer episodes gradients grpo logprobs resume score".split()
+
+# script, text, text with the mistake
+MUTANTS = [
+    # ---- which tensor
+    ("mlmt_rl.py", "solver, turn_1, batch, A_1,", "solver, turn_1, batch, A_2,"),
+    ("mlmt_rl.py", "solver, turn_2, batch, A_2,", "solver, turn_2, batch, A_1,"),
+    ("mlmt_rl.py", "rewards_1, rewards_2, values, *penalties)", "rewards_1, rewards_1, values, *penalties)"),
+    ("mlmt_rl.py", "rewards_2, values, *penalties, rewards_star)", "rewards_1, values, *penalties, rewards_star)"),
+    ("mlmt_rl.py", "entropy_1, _ = score(solver,", "entropy_1, _ = score(reference,"),
+    ("mlmt_rl.py", "entropy_2, _ = score(solver,", "entropy_2, _ = score(reference,"),
+    ("mlmt_rl.py", "values = score(feedback, turn_g", "values = score(feedback_reference, turn_g"),
+    ("mlmt_rl.py", "(turn_g, feedback_reference)", "(turn_g, reference)"),
+    ("mlmt_rl.py", "encode_prompt(tokenizers[1], m, p.statement)", "encode_prompt(tokenizers[0], m, p.statement)"),
+    ("mlmt_rl.py", "generate(feedback, tokenizers[1]", "generate(feedback, tokenizers[0]"),
+    ("mlmt_rl.py", "(value_head, rewards_2)", "(value_head, rewards_1)"),
+    ("mlmt_rl.py", 'turn_2["prompts"] * args', 'turn_1["prompts"] * args'),
+    ("mlmt_rl.py", ".view(args.star_samples, -1).mean(0)", ".view(-1, args.star_samples).mean(1)"),
+    ("mlmt_rl.py", "A_g = A_g - args.kl_coef * kl_2", "A_g = A_g - args.kl_coef * kl_1"),
+    ("mlmt_rl.py", "A = A_g if train_feedback else None", "A = A_g"),
+    ("mlmt_rl.py", "hidden.detach() if args.stop_value_gradients", "hidden.detach() if True"),
+    ("mlmt_rl.py", "hidden.detach() if args.stop_value_gradients", "hidden if args.stop_value_gradients"),
+    ("mlmt_rl.py", 'prefix_length"][rows] - 1', 'prefix_length"][rows] - 2'),
+    ("mlmt_rl.py", "generate(solver, solver_tokenizer, prompts, ", "generate(reference, solver_tokenizer, prompts, "),
+    (
+        "mlmt_rl.py",
+        "ratio = torch.exp(new_logprobs - logprobs)",
+        "ratio = torch.exp(new_logprobs - logprobs.detach() * 0)",
+    ),
+    ("rl_guided_score.py", "solver, turn_1, batch, A_1,", "solver, turn_1, batch, A_2,"),
+    ("rl_guided_score.py", "feedback, turn_g, batch, A_g,", "feedback, turn_g, batch, A_2,"),
+    ("rl_guided_score.py", "entropy_g = score(feedback,", "entropy_g = score(feedback_reference,"),
+    ("rl_guided_score.py", "(turn_g, feedback_reference)", "(turn_g, reference)"),
+    ("rl_guided_score.py", "rewards_1, rewards_2, *penalties)", "rewards_2, rewards_1, *penalties)"),
+    ("rl_guided_score.py", "generate(feedback, tokenizers[1]", "generate(feedback, tokenizers[0]"),
+    (
+        "rl_guided_score.py",
+        "if not args.use_smart_corrections:\n        messages",
+        "if args is None:\n        messages",
+    ),
+    ("score.py", '("response_ids", "response_mask", "truncated", "texts")', '("response_ids", "truncated", "texts")'),
+    (
+        "score.py",
+        '("response_ids", "response_mask", "truncated", "texts")',
+        '("response_ids", "response_mask", "truncated")',
+    ),
+    ("score.py", "own = batch[batch >= offline]", "own = batch"),
+    ("score.py", "turn_0 = generate(reference,", "turn_0 = generate(solver,"),
+    ("score.py", "entropy_1 = score(solver,", "entropy_1 = score(reference,"),
+    ("score.py", "solver, turn_2, batch, A_2,", "solver, turn_2, batch, A_1,"),
+    ("score.py", "((turn_1, reference), (turn_2, reference))", "((turn_1, reference), (turn_2, solver))"),
+    ("grpo.py", '["logprobs"], entropy = score(solver,', '["logprobs"], entropy = score(reference,'),
+    ("grpo.py", '["ref_logprobs"] = score(reference,', '["ref_logprobs"] = score(solver,'),
+    ("grpo.py", 'episodes["rewards"][rows] for', 'episodes["rewards_1"][rows] for'),
+    ("archer.py", "self.encode(states, actions) if", "self.encode(actions, actions) if"),
+    ("archer.py", "target_q, _ = grade(target,", "target_q, _ = grade(critic,"),
+    ("mlmt_rl.py", "prompts, args.max_feedback_tokens, args)", "prompts, args.max_new_tokens, args)"),
+    (
+        "mlmt_rl.py",
+        '{"solver": (solver, solver_tokenizer), "feedback": (feedback,',
+        '{"solver": (feedback, solver_tokenizer), "feedback": (feedback,',
+    ),
+    ("score.py", "torch.cat(part)[original_order]", "torch.cat(part)"),
+    ("grpo.py", "(P - part.shape[1], 0)", "(0, P - part.shape[1])"),
+    ("score.py", "models, tokenizers = (solver, reference),", "models, tokenizers = (solver, solver),"),
+    ("grpo.py", "replace(args, temperature=0.0)", "args"),
+    # ---- which coefficient
+    ("mlmt_rl.py", "turn_g, batch, A, args.guidance_kl_coef", "turn_g, batch, A, args.kl_coef"),
+    ("mlmt_rl.py", "kl_coef_1 = args.kl_coef + args.beta2 * stage1", "kl_coef_1 = args.kl_coef"),
+    ("mlmt_rl.py", "A_1 = -(args.kl_coef + args.beta2) * kl_1", "A_1 = -args.kl_coef * kl_1"),
+    ("mlmt_rl.py", "iteration <= args.stage1_iterations", "iteration < args.stage1_iterations"),
+    ("mlmt_rl.py", '["lr"] = args.guidance_lr * warmup', '["lr"] = args.learning_rate * warmup'),
+    ("mlmt_rl.py", "lr=args.learning_rate, betas=args.adam_betas", "lr=args.learning_rate"),
+    ("mlmt_rl.py", "lr=args.guidance_lr, betas=args.adam_betas", "lr=args.guidance_lr"),
+    ("mlmt_rl.py", "lr=args.value_lr, betas=args.adam_betas", "lr=args.value_lr"),
+    ("mlmt_rl.py", "lr=args.value_lr", "lr=args.guidance_lr"),
+    ("mlmt_rl.py", "min(1.0, iteration / max", "min(1.0, (iteration + 1) / max"),
+    (
+        "mlmt_rl.py",
+        "optimizer_step(solver_optimizer, solver, args.max_grad_norm)",
+        "optimizer_step(solver_optimizer, solver, 1e9)",
+    ),
+    (
+        "mlmt_rl.py",
+        "optimizer_step(value_optimizer, value_head, args.max_grad_norm)",
+        "optimizer_step(value_optimizer, value_head, 1e9)",
+    ),
+    (
+        "mlmt_rl.py",
+        "optimizer_step(feedback_optimizer, feedback, args.max_grad_norm)",
+        "optimizer_step(feedback_optimizer, feedback, 1e9)",
+    ),
+    ("mlmt_rl.py", "torch.clamp(ratio, 1 - clip_coef,", "torch.clamp(ratio, 1 / (1 + clip_coef),"),
+    ("mlmt_rl.py", "shuffle.chunk(args.num_minibatches)", "shuffle.chunk(1)"),
+    ("mlmt_rl.py", "for _ in range(args.update_epochs)", "for _ in range(1)"),
+    ("mlmt_rl.py", "loss = loss + args.value_coef * value_loss", "loss = loss + value_loss"),
+    ("mlmt_rl.py", "A_1 = A_1 - args.guidance_kl_coef * kl_g", "A_1 = A_1 - args.kl_coef * kl_g"),
+    ("mlmt_rl.py", "A_g = advantages[:, 1] - args.guidance_kl_coef", "A_g = advantages[:, 1] - args.kl_coef"),
+    ("mlmt_rl.py", "iteration % args.feedback_every == 0", "iteration % 1 == 0"),
+    ("mlmt_rl.py", "return (0.5 * log_ratio**2).sum(1)", "return (log_ratio**2).sum(1)"),
+    ("mlmt_rl.py", "return (torch.exp(-log_ratio) - 1 + log_ratio)", "return (torch.exp(log_ratio) - 1 - log_ratio)"),
+    (
+        "mlmt_rl.py",
+        ".float() / args.temperature).log_softmax(-1)  # (m, W)\n        entropy",
+        ".float()).log_softmax(-1)  # (m, W)\n        entropy",
+    ),
+    ("mlmt_rl.py", "(loss.sum() / len(rows)).backward()", "(loss.sum() / len(mb)).backward()"),
+    ("mlmt_rl.py", "    else:\n        A_2 = A_2 + args.alpha", "    if True:\n        A_2 = A_2 + args.alpha"),
+    ("rl_guided_score.py", "batch, A_g, args.guidance_kl_coef", "batch, A_g, args.kl_coef"),
+    (
+        "rl_guided_score.py",
+        "kl_coef_1 = args.kl_coef + args.beta2 * stage1\n        for",
+        "kl_coef_1 = args.kl_coef\n        for",
+    ),
+    ("rl_guided_score.py", "iteration <= args.stage1_iterations", "iteration < args.stage1_iterations"),
+    ("rl_guided_score.py", '["lr"] = args.guidance_lr * warmup', '["lr"] = args.learning_rate * warmup'),
+    ("rl_guided_score.py", "lr=args.guidance_lr, betas=args.adam_betas", "lr=args.guidance_lr"),
+    ("rl_guided_score.py", "args.gamma * args.kl_coef * kl_2", "args.kl_coef * kl_2"),
+    ("score.py", "share * A_1, share * kl_coef_1", "A_1, share * kl_coef_1"),
+    ("score.py", "share * A_1, share * kl_coef_1", "share * A_1, share * args.kl_coef"),
+    ("score.py", "iteration <= args.stage1_iterations", "iteration < args.stage1_iterations"),
+    ("score.py", "lr=args.learning_rate, betas=args.adam_betas", "lr=args.learning_rate"),
+    ("score.py", "offline = 0 if stage1 else round", "offline = round"),
+    ("score.py", "min(1.0, iteration / max", "min(1.0, (iteration + 1) / max"),
+    ("score.py", "+ args.gamma * shaped)", "+ args.gamma * rewards_2)"),
+    ("grpo.py", "torch.clamp(ratio, 1 - args.clip_low,", "torch.clamp(ratio, 1 / (1 + args.clip_low),"),
+    ("grpo.py", "1 + args.clip_high)", "1 + args.clip_low)"),
+    ("grpo.py", "shuffle.chunk(args.num_minibatches) if", "shuffle.chunk(1) if"),
+    ("grpo.py", "objective = clipped.detach() * A * new_logprobs", "objective = ratio.detach() * A * new_logprobs"),
+    ("grpo.py", "return 1 / (len(lengths) * lengths)", "return 1 / (len(lengths) * lengths.max() + 0 * lengths)"),
+    ("grpo.py", "args.overlong_coef * (over", "(over"),
+    (
+        "grpo.py",
+        'args.kl_coef * group_advantages(kl, args.group_size, "none")',
+        'args.kl_coef * group_advantages(kl, args.group_size, "std")',
+    ),
+    ("archer.py", "lr=args.critic_lr, betas=args.adam_betas", "lr=args.critic_lr"),
+    ("archer.py", "lr=args.baseline_lr, betas=args.adam_betas", "lr=args.baseline_lr"),
+    (
+        "archer.py",
+        "optimizer_step(critic_optimizer, critic, args.max_grad_norm)",
+        "optimizer_step(critic_optimizer, critic, 1e9)",
+    ),
+    ("archer.py", "polyak_step(target, critic, args.tau)", "polyak_step(target, critic, 0.1)"),
+    ("archer.py", "iteration > args.warmup_iterations else", "iteration >= args.warmup_iterations else"),
+    ("archer.py", "max(0, iteration - args.warmup_iterations) /", "iteration /"),
+    ("archer.py", "range(args.actor_epochs if", "range(1 if"),
+    # ---- which baseline
+    ("score.py", "A_1 = reward_1 - baseline(reward_1,", "A_1 = reward_1 - baseline(rewards_1,"),
+    ("score.py", "A_2 = reward_2 - baseline(reward_2,", "A_2 = reward_2 - baseline(rewards_2,"),
+    ("rl_guided_score.py", "A_1 = reward_1 - baseline(reward_1,", "A_1 = reward_1 - baseline(rewards_1,"),
+    ("rl_guided_score.py", "A_2 = reward_2 - baseline(reward_2,", "A_2 = reward_2 - baseline(rewards_2,"),
+    ("rl_guided_score.py", "A_g = rewards_2 - baseline(rewards_2,", "A_g = rewards_2 - baseline(rewards_1,"),
+    ("rl_guided_score.py", "A_g = rewards_2 - baseline(rewards_2,", "A_g = reward_2 - baseline(reward_2,"),
+    ("mlmt_rl.py", "        if iteration == 1:\n", "        if iteration:\n"),
+    ("mlmt_rl.py", "fill_(rewards_2.mean())", "fill_(rewards_1.mean())"),
+    ("mlmt_rl.py", "for turn in (1, 0):", "for turn in (0, 1):"),
+    ("archer.py", "A = A - b.detach()", "A = A - b"),
+    ("archer.py", "head(hidden[:, -T - 1 : -1].detach().float())", "head(hidden[:, -T:].detach().float())"),
+    # ---- which sample
+    (
+        "archer.py",
+        'torch.randint(len(buffer["problems"]), (args.critic_epochs',
+        "torch.randint(len(rows), (args.critic_epochs",
+    ),
+    (
+        "archer.py",
+        'torch.randint(len(buffer["problems"]), (args.actor_batch',
+        "torch.randint(len(rows), (args.actor_batch",
+    ),
+    (
+        "archer.py",
+        'prompts = [train_prompts[buffer["problems"][i]] for i in draws]',
+        "prompts = [train_prompts[rows[i % len(rows)]] for i in draws]",
+    ),
+    ("archer.py", 'actions = [buffer["responses"][i] for i in batch]', "actions = fresh_actions"),
+    ("archer.py", "            critic.train()\n", "            critic.eval()\n"),
+    (
+        "archer.py",
+        "((q_loss + v_loss).sum() / len(batch)).backward()",
+        "((q_loss + v_loss).sum() / len(mb)).backward()",
+    ),
+    ("archer.py", "+ new)[-args.capacity :]", "+ new)"),
+    ("grpo.py", "keep &= verdicts == 1", "keep &= rewards == 1"),
+    ("grpo.py", "groups = verdicts.view(-1, args.group_size)", "groups = rewards.view(-1, args.group_size)"),
+    ("grpo.py", 'device=device) & ~turn_1["truncated"]', "device=device)"),
+    ("grpo.py", "common.problem_rows(rounds, args", "common.problem_rows(iteration, args"),
+    ("mlmt_rl.py", "common.problem_rows(iteration, args.rollout_size", "common.problem_rows(1, args.rollout_size"),
+    ("mlmt_rl.py", "(ended.cumsum(1) - ended.long()) == 0", "ended.cumsum(1) == 0"),
+    # ---- which mean
+    ("mlmt_rl.py", "(kl[0] + kl[2]).mean()", "kl[2].mean()"),
+    ("mlmt_rl.py", "kl[1].mean().item()", "(kl[1] / length_g).mean().item()"),
+    (
+        "mlmt_rl.py",
+        "((entropy_1.sum() + entropy_2.sum()) / (length_1 + length_2).sum())",
+        "(entropy_1.sum() / length_1.sum())",
+    ),
+    ("mlmt_rl.py", "(entropy_g.sum() / length_g.sum())", "entropy_g.mean()"),
+    ("mlmt_rl.py", '["losses/policy_solver"].append(loss_1 + loss_2)', '["losses/policy_solver"].append(loss_2)'),
+    ("mlmt_rl.py", "float(np.mean(parts)) for name, parts", "float(parts[-1]) for name, parts"),
+    ("mlmt_rl.py", ".sum().item() + star_tokens", ".sum().item()"),
+    (
+        "mlmt_rl.py",
+        'torch.cat([turn_1["truncated"], turn_g["truncated"], turn_2["truncated"]])',
+        'torch.cat([turn_1["truncated"], turn_2["truncated"]])',
+    ),
+    ("mlmt_rl.py", "value_loss = errors.pow(2).mean(1)", "value_loss = errors.pow(2).sum(1)"),
+    ("rl_guided_score.py", "(kl[0] + kl[2]).mean()", "(kl[0] + kl[1]).mean()"),
+    ("score.py", "kl[0][own].sum() / max(1, args.rollout_size - offline)", "kl[0].mean()"),
+    (
+        "score.py",
+        "(entropy_1[own].sum() + entropy_2.sum()) / (length_1[own].sum()",
+        "(entropy_1.sum() + entropy_2.sum()) / (length_1.sum()",
+    ),
+    ("score.py", '.sum().item() + episodes["replaced_tokens"]', ".sum().item()"),
+    ("score.py", '["losses/policy_solver"].append(loss_1 + loss_2)', '["losses/policy_solver"].append(loss_1)'),
+    (
+        "grpo.py",
+        'row["losses/kl_solver"] = kl.mean().item()',
+        'row["losses/kl_solver"] = (kl / turn["response_mask"].sum(1)).mean().item()',
+    ),
+    ("grpo.py", 'entropy.sum() / turn["response_mask"].sum()', "entropy.mean()"),
+    (
+        "grpo.py",
+        'verdict_log"]["rollout/undecided"] for e in sampled',
+        'verdict_log"]["rollout/undecided"] for e in sampled[-1:]',
+    ),
+    ("grpo.py", "rounds * rollout_size", "iteration * rollout_size"),
+    (
+        "archer.py",
+        'losses["losses/critic_q"].append(q_sum / len(batch))',
+        'losses["losses/critic_q"].append(q_loss.mean().item())',
+    ),
+    ("archer.py", 'tokens += turn["response_mask"].sum().item()', "pass"),
+    ("archer.py", "auc(q.min(1).values, rewards_1)", "auc(q[:, 0], rewards_1)"),
+    ("common.py", 'key=lambda row: (row["mean_reward"], row["iteration"])', 'key=lambda row: row["mean_reward"]'),
+]
+
+
+def killer(mutant: tuple[str, str, str]) -> str | None:
+    """The first test that fails on this mistake; None: it survives."""
+    script, old, new = mutant
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / "copy"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "evals", "__pycache__"))
+        source = (copy / script).read_text(encoding="utf-8")
+        if source.count(old) != 1:
+            return f"NOT FOUND: it stands {source.count(old)} times in {script}"
+        (copy / script).write_text(source.replace(old, new), encoding="utf-8")
+        replays = ["tests/test_replay_one_turn.py", "tests/test_replay_two_turns.py", "-k", REPLAYS.get(script, "none")]
+        for tests in (replays, [f"tests/test_{name}.py" for name in OTHERS]):
+            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            result = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+            for line in result.stdout.splitlines():
+                if line.startswith(("FAILED ", "ERROR ")):
+                    return line.split(" ", 1)[1].split(" - ")[0].removeprefix("tests/")
+    return None
+
+
+def main() -> None:
+    wanted = [mutant for mutant in MUTANTS if all(word in " ".join(mutant) for word in sys.argv[1:])]
+    survivors = 0
+    with ThreadPoolExecutor(2) as pool:
+        for (script, old, new), test in zip(wanted, pool.map(killer, wanted)):
+            survivors += test is None or test.startswith("NOT FOUND")
+            print(f"{script}: {old!r} -> {new!r}\n    {test or 'SURVIVES'}", flush=True)
+    print(f"{len(wanted)} mistakes, {survivors} of them unnoticed")
+    sys.exit(survivors > 0)
+
+
+if __name__ == "__main__":
+    main()
