@@ -15,7 +15,8 @@ Paper: SCoRe (https://arxiv.org/abs/2409.12917, eq. 2 to 4). Run: python score.p
 
 Departures from the paper:
 1. gamma = 0 by default, one reading of eq. 4: each attempt feels its own reward and KL. Then -alpha r_1 is no more than
-   a baseline, and the bonus a weight 1 + alpha on r_2. --gamma 1 gives the exact gradient of both objectives.
+   a baseline, and the bonus a weight 1 + alpha on r_2. --gamma 1 with k1_reward follows both objectives exactly; but
+   alpha > 1 pays for a wrong first attempt, and the model learns to make mistakes there (benchmarks/RESULTS.md).
 2. The paper names no estimator of the KL and no baseline; the defaults are KL in the return, and none.
 3. Evaluation samples as training does (--temperature), so that the two can be compared; the paper's is greedy.
 4. The best checkpoint is the one with the highest mean r_2 in training, not the mean shaped reward, which alpha rules.
