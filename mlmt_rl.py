@@ -15,7 +15,7 @@ Departures from the paper, whose text and code leave these open or contradict ea
    is zero, since V already knows what z led to.
 2. V is a linear head on H's final states; "full-grad" lets its loss into H's trunk, --stop-value-gradients does not.
 3. Every value's target is the episode's R: the episode ends after y, there is no next state to bootstrap from.
-4. The bilevel term (--value-shaping) uses R*, the reward of a fresh y from the updated solver, not a second network.
+4. The bilevel term (--value-shaping) uses R*, the mean reward of fresh y's of the updated solver, not a second network.
 5. Each model answers for its own KL: what z does to H's and g to L's is left out. --joint-kl follows E[R] - both KLs.
 6. SCoRe's Stage I and its bonus alpha are off by default.
 

@@ -619,9 +619,9 @@ def main(args: Args) -> None:
         row["rollout/truncated"] = truncated.float().mean().item()
         row |= episodes["verdict_log"]
         row |= {name: float(np.mean(parts)) for name, parts in losses.items() if parts}
-        own = slice(offline, None)  # of the policy's own samples alone
-        row["losses/kl_solver"] = (kl[0][own].sum() / max(1, args.rollout_size - offline) + kl[1].mean()).item()
-        entropy = (entropy_1[own].sum() + entropy_2.sum()) / (length_1[own].sum() + length_2.sum())
+        # Both of the policy's own samples alone.
+        row["losses/kl_solver"] = (kl[0][offline:].sum() / max(1, args.rollout_size - offline) + kl[1].mean()).item()
+        entropy = (entropy_1[offline:].sum() + entropy_2.sum()) / (length_1[offline:].sum() + length_2.sum())
         row["losses/entropy"] = entropy.item()
         row["charts/episodes"] = iteration * args.rollout_size
         row["charts/tokens_per_second"] = tokens / (time.time() - iteration_time)

@@ -226,10 +226,10 @@ MUTANTS = [
     ),
     ("mlmt_rl.py", "value_loss = errors.pow(2).mean(1)", "value_loss = errors.pow(2).sum(1)"),
     ("rl_guided_score.py", "(kl[0] + kl[2]).mean()", "(kl[0] + kl[1]).mean()"),
-    ("score.py", "kl[0][own].sum() / max(1, args.rollout_size - offline)", "kl[0].mean()"),
+    ("score.py", "kl[0][offline:].sum() / max(1, args.rollout_size - offline)", "kl[0].mean()"),
     (
         "score.py",
-        "(entropy_1[own].sum() + entropy_2.sum()) / (length_1[own].sum()",
+        "(entropy_1[offline:].sum() + entropy_2.sum()) / (length_1[offline:].sum()",
         "(entropy_1.sum() + entropy_2.sum()) / (length_1.sum()",
     ),
     ("score.py", '.sum().item() + episodes["replaced_tokens"]', ".sum().item()"),
