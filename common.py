@@ -1,4 +1,4 @@
-"""What training and evaluation share: problems, prompt texts, the verifiers, pass@k and the run folder.
+"""What training and evaluation share: problems, prompt texts, the verifiers, pass@k and the command line.
 
 No torch here: what needs a tensor is a part of a method and stands in that method's script.
 
@@ -10,14 +10,12 @@ No torch here: what needs a tensor is a part of a method and stands in that meth
 import json
 import math
 import os
+import re
 import shlex
-import shutil
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields
-from importlib.metadata import version
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -96,25 +94,15 @@ def sandbox_for(problems: list[Problem], unsafe: bool) -> str:
     return f"; programs run under {start_sandbox(unsafe)}" if any(problem.tests for problem in problems) else ""
 
 
-EMBEDDED_MODELS = ("tiny", "tiny/functions")  # one writes solutions, the other programs
+def load_problems_for(args) -> tuple[list[Problem], list[Problem]]:
+    """The problems to train on and the held-out ones that the flags ask for. Raises InputError."""
+    eval_dataset, limits = args.eval_dataset or args.dataset, (args.eval_size, args.min_level, args.tests_in_prompt)
+    return load_train_and_eval(args.dataset, args.split, eval_dataset, args.eval_split, *limits)
 
 
-def embedded_model(problems: list[Problem]) -> str:
-    """The folder of the embedded model for these problems."""
-    return EMBEDDED_MODELS[any(problem.tests for problem in problems)]
-
-
-def model_source(name: str) -> str:
-    """A folder or hub name as transformers takes it; "tiny" is found from any working directory."""
-    beside = Path(__file__).parent / name
-    return str(beside) if beside.is_dir() and not Path(name).is_dir() else name
-
-
-def not_loaded(flag: str, name: str, error: Exception) -> InputError:
-    """What to raise where a model cannot be loaded: the first line of the library's error, whatever its type is."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    reason = reason if Path(model_source(name)).is_dir() else f"there is no such folder, and from the hub: {reason}"
-    return InputError(f"{flag} {name} cannot be loaded: {reason}")
+def mean(parts: list[float]) -> float | None:
+    """The mean of what was measured; None if nothing was."""
+    return float(np.mean(parts)) if parts else None
 
 
 def outcomes(rewards_1: list[float], rewards_2: list[float]) -> dict[str, float]:
@@ -147,103 +135,7 @@ def problem_rows(iteration: int, rollout_size: int, num_problems: int, seed: int
     return [int(orders[position // num_problems][position % num_problems]) for position in positions]
 
 
-# ---- run folder ----------------------------------------------------------------------------------------------------
-# config.json, metrics.jsonl, episodes.jsonl, checkpoints.jsonl, checkpoint-000010/ ... A script writes the checkpoints,
-# which hold tensors; the rest is here.
-
-# A resumed run gives the same rows whichever value these have (but the last iteration is always evaluated); every other
-# flag must be as it was.
-RESUME_MAY_CHANGE = ("run_dir", "if_run_exists", "iterations", "save_every", "keep_checkpoints", "report", "track")
-ROW_FILES = ("metrics.jsonl", "episodes.jsonl", "checkpoints.jsonl")
-UNFINISHED = {"config.json.tmp"}  # all that a run leaves which is killed while it writes its first file
-
-
-def command_line(args, script: str, **changes) -> str:
-    """The command that starts this run, with some flags changed: every flag that is not at its default."""
-    words = ["python", script]
-    for field in fields(args):
-        value = changes.get(field.name, getattr(args, field.name))
-        if value == field.default:
-            continue
-        flag = field.name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
-    return shlex.join(words)
-
-
-def last_checkpoint(run_dir: Path) -> Path | None:
-    """The newest whole checkpoint of a run folder; one that is being written or deleted ends in .tmp."""
-    return max(run_dir.glob("checkpoint-*[0-9]"), default=None)
-
-
-def best_checkpoint(run_dir: Path) -> Path | None:
-    """The checkpoint with the highest mean training reward of the iterations before it, of those that are kept."""
-    rows = [row for row in read_rows(run_dir / "checkpoints.jsonl") if (run_dir / row["folder"]).is_dir()]
-    best = max(rows, key=lambda row: (row["mean_reward"], row["iteration"]), default=None)
-    return run_dir / best["folder"] if best else None
-
-
-def find_run_folder(args, default: str) -> tuple[Path, Path | None]:
-    """The run folder that the flags ask for, and the checkpoint to resume from (None: start at the beginning).
-
-    default: its name, before the time, where --run-dir gives none.
-    Reads only: nothing is written until every other check has passed. Raises InputError.
-    """
-    run_dir = Path(args.run_dir or f"{default}__{time.strftime('%Y%m%d-%H%M%S')}")
-    try:
-        occupied = run_dir.exists() and (not run_dir.is_dir() or {path.name for path in run_dir.iterdir()} - UNFINISHED)
-    except OSError as error:
-        raise InputError(f"--run-dir {run_dir} cannot be read: {error.strerror}") from error
-    if not occupied:
-        return run_dir, None
-    if args.if_run_exists == "raise":
-        raise InputError(
-            f"the run folder {run_dir} exists: add --if-run-exists resume (go on) or delete (start afresh)"
-        )
-    if not (run_dir / "config.json").is_file():
-        raise InputError(f"--run-dir {run_dir} holds other files than a run's: nothing there is resumed or deleted")
-    if args.if_run_exists == "delete":
-        return run_dir, None
-    for name in ("config.json", *ROW_FILES):
-        try:
-            if name == "config.json":
-                before = json.loads((run_dir / name).read_text(encoding="utf-8"))["args"]
-            else:
-                read_rows(run_dir / name)
-        except (ValueError, KeyError) as error:
-            raise InputError(f"{run_dir / name} is damaged, so the run cannot be resumed: {error}") from error
-    now = json.loads(json.dumps(asdict(args)))
-    for key in now:
-        if key not in RESUME_MAY_CHANGE and before.get(key) != now[key]:
-            flag = key.replace("_", "-")
-            raise InputError(f"--{flag} is {now[key]}, but the run in {run_dir} was started with {before.get(key)}")
-    return run_dir, last_checkpoint(run_dir)
-
-
-def open_run_folder(run_dir: Path, args, iteration: int | None) -> None:
-    """Creates the run folder, or cuts what it holds back to the checkpoint of `iteration`, and writes config.json.
-
-    iteration None: the rows stay as they are.
-    """
-    try:
-        if args.if_run_exists == "delete" and run_dir.exists():
-            shutil.rmtree(run_dir.rename(run_dir.with_name(run_dir.name + ".deleted")))
-        run_dir.mkdir(parents=True, exist_ok=True)
-        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
-        packages = {
-            name: version(name) for name in ("numpy", "torch", "transformers", "tokenizers", "datasets", "tyro")
-        }
-        config = {"args": asdict(args), "git_commit": git.stdout.strip() or None, "packages": packages}
-        write_file(run_dir / "config.json", json.dumps(config, indent=2) + "\n")
-        for name in ROW_FILES if iteration is not None else ():
-            rows = [row for row in read_rows(run_dir / name) if row["iteration"] <= iteration]
-            write_file(run_dir / name, "".join(json.dumps(row) + "\n" for row in rows))
-        for leftover in run_dir.glob("checkpoint-*.tmp"):
-            shutil.rmtree(leftover)
-    except OSError as error:
-        raise InputError(f"the run folder {run_dir} cannot be written: {error.strerror}") from error
+# ---- rows of .jsonl files --------------------------------------------------------------------------------------------
 
 
 def write_file(path: Path, text: str) -> None:
@@ -285,23 +177,46 @@ def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def write_report(run_dir: Path) -> str:
-    """Has report.py draw a run, in a process of its own; returns a line that says where its page is, or why not."""
-    command = [sys.executable, str(Path(__file__).with_name("report.py")), str(run_dir)]
-    page = run_dir / "report.html"
-    try:
-        result = subprocess.run([*command, "--output", str(page)], capture_output=True, text=True, timeout=600)
-    except subprocess.TimeoutExpired:
-        return f"the page of curves and episodes took more than 10 minutes; try: {shlex.join(['python', *command[1:]])}"
-    if result.returncode == 0:
-        return f"curves and episodes: open {page} in a browser"
-    reason = (result.stderr.strip() or f"it ended with code {result.returncode}").splitlines()[-1]
-    return f"the page of curves and episodes could not be written: {reason}"
-
-
 # ---- command line --------------------------------------------------------------------------------------------------
 
-MAY_BE_ZERO = ("seed", "eval_seed", "stage1_iterations", "lr_warmup_iterations", "keep_checkpoints", "save_episodes")
+
+def command_line(args, script: str, **changes) -> str:
+    """The command that starts this run, with some flags changed: every flag that is not at its default."""
+    words = ["python", script]
+    for field in fields(args):
+        value = changes.get(field.name, getattr(args, field.name))
+        if value == field.default:
+            continue
+        flag = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return shlex.join(words)
+
+
+def last_checkpoint(run_dir: Path) -> Path | None:
+    """The newest whole checkpoint of a run folder: only checkpoint- and six digits is one."""
+    return max(filter(is_checkpoint, run_dir.glob("checkpoint-*")), default=None)
+
+
+def checkpoint_score(rows: list[dict]) -> dict[str, float]:
+    """What checkpoints are compared by: the mean rollout/reward of the rows since the one before."""
+    return {"mean_reward": float(np.mean([row["rollout/reward"] for row in rows if row["iteration"]]))}
+
+
+def best_checkpoint(run_dir: Path) -> Path | None:
+    """Of the checkpoints that are kept the one with the highest score, of several the newest."""
+    rows = [row for row in read_rows(run_dir / "checkpoints.jsonl") if (run_dir / row["folder"]).is_dir()]
+    best = max(rows, key=lambda row: (row["mean_reward"], row["iteration"]), default=None)
+    return run_dir / best["folder"] if best else None
+
+
+def is_checkpoint(path: Path) -> bool:
+    return re.fullmatch(r"checkpoint-\d{6}", path.name) is not None
+
+
+MAY_BE_ZERO = ("seed", "eval_seed", "stage1_iterations", "lr_warmup_iterations", "keep_checkpoints", "feedback_every")
 MAY_BE_ZERO += ("tests_in_prompt", "warmup_iterations", "max_resamples", "overlong_buffer")
 
 

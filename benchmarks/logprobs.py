@@ -33,7 +33,7 @@ class Args:
     vocabulary: int = 151_936
     """rows of the output embedding"""
     chunk: int = 1024
-    """--logits-chunk-size of the chunked pass"""
+    """LOGITS_CHUNK of the chunked pass"""
     repeats: int = 3
     """measurements of each kind"""
     measure: int | None = None
@@ -56,7 +56,7 @@ def measure(args: Args) -> dict[str, float]:
         "response_mask": torch.ones(B, T, dtype=torch.bool),
         "logprobs": torch.full((B, T), -12.0),
     }
-    flags = mlmt_rl.Args(micro_batch_size=B, logits_chunk_size=args.measure)
+    flags, mlmt_rl.LOGITS_CHUNK = mlmt_rl.Args(micro_batch_size=B), args.measure
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     mlmt_rl.accumulate_gradients(model, turn, torch.arange(B), torch.ones(B), 0.0, flags)
     seconds = time.perf_counter() - start

@@ -129,7 +129,7 @@ def encode_prompt(tokenizer, messages: Messages, statement: str = "") -> tuple[l
         marked = render(tokenizer, [*messages[:-1], messages[-1] | {"content": statement + mark + content}])
         before, found, after = marked.partition(mark)
         if not found or mark in after:
-            raise InputError("the tokenizer's chat template must show the last message once: --chat-template off does")
+            raise InputError("the tokenizer's chat template must show the last message once: --no-chat-template does")
         text = before + after
         cut = len(text) - len(after.lstrip())  # the blank line after the statement belongs to it
     prefix = tokenizer(text[:cut], add_special_tokens=not tokenizer.chat_template).input_ids  # templates write BOS

@@ -100,6 +100,7 @@ class Recording:
         with monkeypatch.context() as patch:
             patch.setattr(torch.optim, "Adam", Adam)
             patch.setattr(script, "generate", recording_generate)
+            patch.setattr(script, "LOGITS_CHUNK", 7)
             patch.setattr(common, "judge_all", lambda texts, problems, *_: [*map(verdict, texts, problems)])
             patch.setattr(common, "well_formed", well_formed)
             patch.setattr(script.time, "time", lambda: float(next(ticks)))
@@ -188,10 +189,6 @@ class Replay:
             return (log_ratio**2 / 2).sum()
         if self.args.kl_estimator == "k3_loss":
             return ((response.ref_logprobs - new).exp() - 1 + log_ratio).sum()
-        if self.args.kl_estimator == "full_loss":
-            with torch.no_grad():
-                log_ref = self.log_policy(reference, response)
-            return (log_pi.exp() * (log_pi - log_ref)).sum()
         return new.new_zeros(())
 
     def step(self, number: int, lr: float) -> float:

@@ -20,7 +20,7 @@ import archer
 import common
 
 ACTOR = random_model(0)
-ARGS = archer.Args(temperature=TEMPERATURE, micro_batch_size=4, logits_chunk_size=5)
+ARGS = archer.Args(temperature=TEMPERATURE, micro_batch_size=4)
 TURN = make_turn(archer, ARGS, [X] * 7, RESPONSES, ACTOR, ACTOR)
 LOG_PI = torch.stack([response_logprob(ACTOR, X, response) for response in RESPONSES])  # (7,)
 PROBABILITY = LOG_PI.exp().detach()
@@ -205,11 +205,11 @@ def test_the_critic_learns_with_dropout_and_grades_without(small, monkeypatch, c
 
 def test_the_buffer_holds_the_newest_transitions(small, tmp_path, coin_rewards):
     flags = {"script": archer, "iterations": 3, "capacity": 6, "critic_batch_size": 2, "actor_batch_size": 2}
-    args = small(**flags, save_every=1, eval_every=1, save_episodes=9)
+    args = small(**flags, save_every=1, eval_every=1)
     archer.main(args)
     rows = read_jsonl(tmp_path / "run" / "episodes.jsonl")
     rollouts = [row for row in rows if row["phase"] == "rollout"]
-    buffer = torch.load(tmp_path / "run" / "checkpoint-000003" / "trainer.pt", weights_only=True)["buffer"]
+    buffer = torch.load(tmp_path / "run" / "checkpoint-000003" / "trainer.pt", weights_only=True)["state"]["buffer"]
     assert buffer["responses"] == [row["attempt"] for row in rollouts][-6:]
     assert buffer["rewards"] == [row["reward_1"] for row in rollouts][-6:]
     problems, _ = common.load_train_and_eval(args.dataset, "train", args.dataset, "test", 4)
@@ -229,7 +229,7 @@ def test_the_actor_waits_for_the_critic_and_learns_from_it_alone(small, tmp_path
     archer.main(small(**flags, eval_every=9, save_every=1, use_baseline=True, policy_lm="tiny"))
     assert judged == [4, 4, 4, 4]  # evaluation, two rollouts, evaluation
     first, second = read_jsonl(tmp_path / "run" / "metrics.jsonl")[1:]
-    assert list(first) == list(second) == ["iteration", *archer.METRICS]
+    assert first.keys() - {"eval/accuracy_1"} == second.keys() - {"eval/accuracy_1"}
     for name in ("policy_solver", "grad_norm_solver", "baseline", "grad_norm_baseline"):
         assert first[f"losses/{name}"] is None and second[f"losses/{name}"] is not None, name
     for row in (first, second):

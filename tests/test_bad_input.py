@@ -226,7 +226,6 @@ def test_siblings_refuse_the_same_mistakes(small, refused, tmp_path, script):
     mistakes = {
         "'arithmetics'": {"dataset": "arithmetics"},
         "--policy-lm none cannot be loaded": {"policy_lm": "none"},
-        "--chat-template on": {"chat_template": "on"},
         "--device cuda": {"device": "cuda"},
         "the model of --policy-lm reads 8192": {"max_new_tokens": 9000},
     }
@@ -254,12 +253,6 @@ def test_model_that_does_not_exist(small, refused, tmp_path):
     for flag in ("policy_lm", "feedback_lm"):
         error = refused(small(**{flag: str(tmp_path / "none")}))
         assert f"--{flag.replace('_', '-')} {tmp_path / 'none'} cannot be loaded" in error
-
-
-def test_model_without_chat_template(small, refused):
-    """Red if --chat-template on quietly renders plain text."""
-    error = refused(small(chat_template="on"))
-    assert "--chat-template on" in error and "tiny" in error
 
 
 # ---- run folders ---------------------------------------------------------------------------------------------------
@@ -336,7 +329,6 @@ def test_delete_waits_until_everything_else_is_right(copied, refused, tmp_path):
     """Red if --if-run-exists delete has deleted the old run when the new one turns out not to work."""
     refused(replace(copied, if_run_exists="delete", policy_lm=str(tmp_path / "none")))
     refused(replace(copied, if_run_exists="delete", dataset=str(tmp_path / "none.csv")))
-    refused(replace(copied, if_run_exists="delete", chat_template="on"))
 
 
 # ---- as a user sees it ---------------------------------------------------------------------------------------------
@@ -379,4 +371,4 @@ def test_a_template_without_the_question_is_refused_at_the_start(small, refused,
     tokenizer.chat_template = "{{ messages[0].role }}"
     tokenizer.save_pretrained(tmp_path / "silent")
     error = refused(small(script=script, feedback_lm=str(tmp_path / "silent")))
-    assert "must show the last message once: --chat-template off" in error
+    assert "must show the last message once: --no-chat-template" in error

@@ -21,6 +21,7 @@ import grpo
 import mlmt_rl
 import rl_guided_score
 import score
+from figures import QUALITY_COLUMNS, bootstrap_interval, majority, summarise
 
 # ---- figures -------------------------------------------------------------------------------------------------------
 
@@ -50,7 +51,7 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_response():
 )
 def test_majority(answers, rewards, expected):
     """Most frequent value, however written; no answer does not vote; a tie counts by its share of right answers."""
-    assert evaluation.majority(answers, rewards) == pytest.approx(expected)
+    assert majority(answers, rewards) == pytest.approx(expected)
 
 
 def row(problem: str, attempt: str, refinement: str, rewards: tuple[int, int], level: int, **more) -> dict:
@@ -74,7 +75,7 @@ ROWS = [
 
 def test_figures_by_hand():
     """Problems a, b, c: p_1 = (1/2, 1/2, 1/2), p_2 = (1, 0, 1)."""
-    figures = evaluation.summarise(ROWS, evaluation.Args(bootstrap_samples=4000))
+    figures = summarise(ROWS, evaluation.Args(bootstrap_samples=4000))
     expected = {"problems": 3, "samples": 2, "accuracy_1": 3 / 6, "accuracy_2": 4 / 6, "delta": 1 / 6, "fixed": 2 / 6}
     expected |= {"broken": 1 / 6, "repeated": 2 / 6, "accuracy_2_oracle_gated": 5 / 6}
     # deviations of (1, 0, 1) from 2/3: 1/3, -2/3, 1/3, so sqrt(6/9 / 2) / sqrt(3) = 1/3; p_2 - p_1 has the same
@@ -105,24 +106,24 @@ def test_figures_of_one_turn_and_of_programs():
     """No figure of a turn that was not taken; programs have no majority; strict answers count boxes only."""
     turn_1 = ("id", "level", "subject", "code", "attempt", "attempt_length", "truncated", "reward_1")
     rows = [{name: row[name] for name in turn_1} for row in ROWS]
-    figures = evaluation.summarise(rows, evaluation.Args(bootstrap_samples=10))
+    figures = summarise(rows, evaluation.Args(bootstrap_samples=10))
     assert figures["accuracy_1"] == 0.5 and not [name for name in figures if "2" in name or name in ("delta", "fixed")]
     programs = [row | {"code": True, "attempt": "```python\nx = 1\n```", "subject": "s"} for row in rows]
-    figures = evaluation.summarise(programs, evaluation.Args(bootstrap_samples=10))
+    figures = summarise(programs, evaluation.Args(bootstrap_samples=10))
     assert figures["majority_1"] is None and figures["no_answer_1"] == 0 and figures["by_subject"]["s"]["problems"] == 3
     bare = [row | {"attempt": "The answer is 5."} for row in rows]
     for strict, expected in ((False, 0.0), (True, 1.0)):
         args = evaluation.Args(bootstrap_samples=10, strict_answers=strict)
-        assert evaluation.summarise(bare, args)["no_answer_1"] == expected
+        assert summarise(bare, args)["no_answer_1"] == expected
 
 
 def test_feedback_quality_by_hand():
     """utility = E[r|g] - E[r|0], specificity = E[r|g] - E[r|g'], utilisation, leakage; errors over problems."""
-    names = evaluation.QUALITY_COLUMNS
+    names = QUALITY_COLUMNS
     columns = [(1, 0, -1.0, -3.0, True, False), (0, 0, -2.0, -2.0, False, False), (0, 0, -1.0, -2.0, False, False)]
     columns += [(0, 1, -4.0, -1.0, True, True), (0, 0, -1.0, -1.0, False, False), (1, 0, -2.0, -5.0, True, False)]
     rows = [row | dict(zip(names, column)) for row, column in zip(ROWS, columns)]
-    quality = evaluation.summarise(rows, evaluation.Args(bootstrap_samples=10))["feedback_quality"]
+    quality = summarise(rows, evaluation.Args(bootstrap_samples=10))["feedback_quality"]
     expected = {"utility": 4 / 6 - 2 / 6, "specificity": 4 / 6 - 1 / 6, "utilisation": (2 + 0 + 1 - 3 + 0 + 3) / 6}
     expected |= {"leakage": 3 / 6, "leakage_by_chance": 1 / 6}
     for name, value in expected.items():
@@ -134,11 +135,11 @@ def test_feedback_quality_by_hand():
 def test_intervals_are_over_problems():
     """Red if samples of one problem count as independent: 2 problems with 100 samples each are still 2."""
     rows = [row("a", "", "", (0, 1), 1) for _ in range(100)] + [row("b", "", "", (0, 0), 1) for _ in range(100)]
-    figures = evaluation.summarise(rows, evaluation.Args(bootstrap_samples=200))
+    figures = summarise(rows, evaluation.Args(bootstrap_samples=200))
     assert figures["accuracy_2_interval"] == figures["delta_interval"] == [0.0, 1.0]
     assert figures["accuracy_2_standard_error"] == pytest.approx(0.5)
     means = np.repeat([0.0, 1.0], 200)
-    low, high = evaluation.bootstrap_interval(means, 4000)
+    low, high = bootstrap_interval(means, 4000)
     assert low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.005) and high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.005)
 
 
@@ -316,7 +317,7 @@ def test_logprobs_are_those_of_training(problem_file, tiny, temperature):
     turn = evaluation.run_episodes((tiny[0], None), (tiny[1], None), problems, args)["attempt"]
     torch.manual_seed(0)
     random_model = AutoModelForCausalLM.from_config(tiny[0].config)  # for which no token is sure, the last one neither
-    expected = mlmt_rl.score(random_model, turn, mlmt_rl.Args(temperature=temperature or 1.0))[0].sum(1)
+    expected = mlmt_rl.rollout_logprobs(random_model, turn, mlmt_rl.Args(temperature=temperature or 1.0))[0].sum(1)
     sums = evaluation.response_logprobs(random_model, [ids for ids, _ in turn["prompts"]], turn, args)
     assert torch.allclose(torch.tensor(sums), expected, atol=1e-3) and not turn["truncated"].any()
 
@@ -451,7 +452,6 @@ def test_comparison_of_solvers_in_one_folder(tmp_path, capsys):
         ({"top_p": 0.0}, "--top-p 0.0"),
         ({"temperature": 0.0, "samples": 2}, "add --samples 1"),
         ({"max_new_tokens": 9000}, "tokens, but the model of --solver tiny reads 8192"),
-        ({"chat_template": "on"}, "--chat-template on"),
         ({"feedback_quality": True}, "--feedback-quality needs --turns 2 and a --feedback model"),
         ({"feedback_quality": True, "feedback": "tiny", "use_smart_corrections": False}, "whose feedback is read"),
         ({"feedback_quality": True, "feedback": "tiny", "limit": 1}, "at least 2 problems"),

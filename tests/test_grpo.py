@@ -32,7 +32,7 @@ import eval as evaluation
 import grpo
 
 POLICY, REFERENCE = random_model(0), random_model(1)
-ARGS = grpo.Args(temperature=TEMPERATURE, max_new_tokens=2, micro_batch_size=4, logits_chunk_size=5)
+ARGS = grpo.Args(temperature=TEMPERATURE, max_new_tokens=2, micro_batch_size=4)
 
 
 def make_args(**flags) -> grpo.Args:
@@ -167,7 +167,7 @@ def expected_advantages(groups: torch.Tensor, A: torch.Tensor, log_pi: torch.Ten
 
 @pytest.mark.parametrize("reduction", ["sequence", "token", "constant"])
 @pytest.mark.parametrize("estimator", ["k3_loss", "k2_loss"])
-def test_the_gradient_of_a_batch(reduction, estimator):
+def test_the_gradient_of_a_batch(reduction, estimator, monkeypatch):
     """Against autograd of the loss written token by token, off-policy, with std; the memory knobs change nothing."""
     args = make_args(loss_reduction=reduction, kl_estimator=estimator, clip_low=0.1, clip_high=0.3)
     turn, _, _ = world(args)
@@ -194,7 +194,8 @@ def test_the_gradient_of_a_batch(reduction, estimator):
     exact = gradient(POLICY, loss)
     gradients = []
     for size, chunk in ((1, 100), (4, 5), (7, 1)):
-        sized = grpo.replace(args, micro_batch_size=size, logits_chunk_size=chunk)
+        monkeypatch.setattr(grpo, "LOGITS_CHUNK", chunk)
+        sized = grpo.replace(args, micro_batch_size=size)
         policy = grpo.accumulate_gradients(POLICY, turn, torch.tensor(rows), A, 0.5, sized)
         assert policy == pytest.approx(policy_part, abs=1e-5)
         gradients.append(gradient(POLICY))
@@ -236,8 +237,8 @@ def test_rows_of_several_turns_are_one_turn():
     assert turns[0]["prompt_ids"].shape[1] < turns[1]["prompt_ids"].shape[1]
     rows = [torch.tensor([4, 1]), torch.tensor([0, 5, 2])]
     selected = grpo.select(turns, rows)
-    logprobs = torch.cat([grpo.score(model, turn, args)[0][chosen] for turn, chosen in zip(turns, rows)])
-    assert torch.allclose(grpo.score(model, selected, args)[0], logprobs, atol=1e-4)
+    logprobs = torch.cat([grpo.rollout_logprobs(model, turn, args)[0][chosen] for turn, chosen in zip(turns, rows)])
+    assert torch.allclose(grpo.rollout_logprobs(model, selected, args)[0], logprobs, atol=1e-4)
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The trainer's log-probabilities are the sampler's, whatever the padding, the chunks, the model family, the dtype."""
 
 import copy
+import types
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mlmt_rl
+import runs
 
 END_IDS = set(range(9))  # several tokens end a response, as in Llama 3 and Qwen 2.5
 PROMPTS = [([15, 16, 17, 18], 2), ([19, 10], 1), ([11, 12, 13, 14, 15, 16, 17], 4), ([15, 19], 1), ([20], 1)]
@@ -94,20 +96,21 @@ def test_sampler_is_trainer(family, temperature, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_logprobs_do_not_depend_on_company(family):
+def test_logprobs_do_not_depend_on_company(family, monkeypatch):
     """Alone or among longer neighbours, more or less padding, any chunk and micro-batch: the same numbers."""
     model, args = random_model(family), make_args()
     turn = sample(model, args)
     together = training_logprobs(model, turn, range(5), args)
     alone = torch.cat([training_logprobs(model, turn, [row], args) for row in range(5)])
-    chunked = training_logprobs(model, turn, range(5), make_args(logits_chunk_size=3))
+    monkeypatch.setattr(mlmt_rl, "LOGITS_CHUNK", 3)
+    chunked = training_logprobs(model, turn, range(5), args)
     assert torch.allclose(together, alone, atol=1e-5) and torch.allclose(together, chunked, atol=1e-5)
     padded = dict(turn)
     padded["prompt_ids"] = torch.nn.functional.pad(turn["prompt_ids"], (4, 0), value=33)
     padded["prompt_mask"] = torch.nn.functional.pad(turn["prompt_mask"], (4, 0))
     padded["response_ids"] = torch.where(turn["response_mask"], turn["response_ids"], 17)
     assert torch.allclose(together, training_logprobs(model, padded, range(5), args), atol=1e-5)
-    by_micro_batch = [mlmt_rl.score(model, turn, make_args(micro_batch_size=size))[0] for size in (1, 2, 5)]
+    by_micro_batch = [mlmt_rl.rollout_logprobs(model, turn, make_args(micro_batch_size=size))[0] for size in (1, 2, 5)]
     assert close(by_micro_batch, [together] * 3)
 
 
@@ -147,7 +150,7 @@ def test_first_ratio_is_one():
     """What the rollout pass recorded and what the first update computes are the same: the loss is -mean(A T)."""
     model, args = random_model("llama"), make_args(micro_batch_size=2)
     turn = sample(model, args)
-    turn["logprobs"] = mlmt_rl.score(model, turn, args)[0]
+    turn["logprobs"] = mlmt_rl.rollout_logprobs(model, turn, args)[0]
     assert torch.allclose(
         torch.exp(training_logprobs(model, turn, range(5), args) - turn["logprobs"]), torch.ones(5, 12)
     )
@@ -156,18 +159,20 @@ def test_first_ratio_is_one():
     assert loss == pytest.approx(-(advantages * turn["response_mask"].sum(1)).mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("estimator", ["k1_reward", "k3_loss", "full_loss"])
+@pytest.mark.parametrize("estimator", ["k1_reward", "k2_loss", "k3_loss"])
 def test_micro_batch_size_is_a_memory_knob(estimator):
     """Gradients of policy, KL and value loss together are equal for micro-batches of 1, 2 and all."""
     model, reference, head = random_model("llama"), random_model("qwen2"), torch.nn.Linear(32, 1)
     turn = sample(model, make_args())
-    turn["logprobs"], turn["ref_logprobs"] = (mlmt_rl.score(m, turn, make_args())[0] for m in (model, reference))
+    turn["logprobs"], turn["ref_logprobs"] = (
+        mlmt_rl.rollout_logprobs(m, turn, make_args())[0] for m in (model, reference)
+    )
     advantages, rewards = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0]), torch.tensor([0.0, 1, 1, 0, 1])
     results = []
     for size in (5, 1, 2):
         args = make_args(micro_batch_size=size, kl_estimator=estimator)
         batch = torch.tensor([3, 1, 4, 0, 2])
-        mlmt_rl.accumulate_gradients(model, turn, batch, advantages, 0.1, args, reference, head, rewards)
+        mlmt_rl.accumulate_gradients(model, turn, batch, advantages, 0.1, args, head, rewards)
         results.append(gradients(model) + gradients(head))
     assert close(results[0], results[1]) and close(results[0], results[2])
 
@@ -186,13 +191,14 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("family", "vocabulary"), [("qwen2", 151_936), ("llama", 128_256)])
-def test_the_whole_logits_never_exist(family, vocabulary):
+def test_the_whole_logits_never_exist(family, vocabulary, monkeypatch):
     """At a real vocabulary no tensor of a step comes near (B, T, V), and little is kept for the backward pass."""
     model = random_model(family, vocabulary, hidden_size=16, tie_word_embeddings=True, num_hidden_layers=1)
-    args = make_args(logits_chunk_size=8)
+    args = make_args()
+    monkeypatch.setattr(mlmt_rl, "LOGITS_CHUNK", 8)
     B, T = 4, 24
     turn = sample(model, make_args(max_new_tokens=T), PROMPTS[:B])
-    turn["logprobs"] = mlmt_rl.score(model, turn, args)[0]
+    turn["logprobs"] = mlmt_rl.rollout_logprobs(model, turn, args)[0]
     assert turn["response_mask"].all()  # an end token among 10^5 is not expected
     saved, recorder = [], LargestTensor()
     keep = torch.autograd.graph.saved_tensors_hooks(
@@ -210,7 +216,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory():
     """Same gradients with recomputed layers, also for a model with dropout in its config; sampling keeps its cache."""
     model = random_model("llama")
     turn = sample(model, make_args())
-    turn["logprobs"] = mlmt_rl.score(model, turn, make_args())[0]
+    turn["logprobs"] = mlmt_rl.rollout_logprobs(model, turn, make_args())[0]
     batch, advantages = torch.arange(5), torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0])
     mlmt_rl.accumulate_gradients(model, turn, batch, advantages, 0.0, make_args())
     plain = gradients(model)
@@ -231,9 +237,10 @@ def test_dropout_is_off_and_odd_heads_are_refused(tmp_path):
     model = random_model("gpt2", resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5)
     model.save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
-    loaded, _ = mlmt_rl.load_lm(str(tmp_path / "gpt2"), "--policy-lm", args, "cpu", torch.float32)
+    run = types.SimpleNamespace(args=args, device="cpu", dtype=torch.float32, resumed=None)
+    loaded, _ = runs.load_lm(run, str(tmp_path / "gpt2"), "--policy-lm", "solver")
     turn = sample(loaded, args)
-    expected = mlmt_rl.score(loaded, turn, args)[0]
+    expected = mlmt_rl.rollout_logprobs(loaded, turn, args)[0]
     loaded.train()
     assert torch.allclose(training_logprobs(loaded, turn, range(5), args), expected, atol=1e-5)
     sizes = SIZES | {"vocab_size": 40, "head_dim": 16, "num_key_value_heads": 2, "final_logit_softcapping": 1.0}
@@ -241,23 +248,22 @@ def test_dropout_is_off_and_odd_heads_are_refused(tmp_path):
     capped.save_pretrained(tmp_path / "gemma2")
     tokenizer.save_pretrained(tmp_path / "gemma2")
     with pytest.raises(mlmt_rl.common.InputError, match="caps its logits"):
-        mlmt_rl.load_lm(str(tmp_path / "gemma2"), "--policy-lm", args, "cpu", torch.float32)
+        runs.load_lm(run, str(tmp_path / "gemma2"), "--policy-lm", "solver")
 
 
 def test_bf16_weights_move_through_float32_masters():
     """A hundred updates of 1e-6: bf16 weights alone would stay where they are; with masters they move."""
     model = random_model("llama", dtype=torch.bfloat16)
     start = [weight.detach().clone() for weight in model.parameters()]
-    masters = mlmt_rl.master_weights(model)
-    optimizer = torch.optim.Adam(masters, lr=1e-6)
+    optimizer = runs.Adam(model, lr=1e-6, betas=(0.9, 0.999))
     direct = copy.deepcopy(start)
     for _ in range(100):
         sum(weight.float().sum() for weight in model.parameters()).backward()
-        mlmt_rl.optimizer_step(optimizer, model, 1e9)
+        optimizer.step(1e9)
         for weight in direct:
             weight.sub_(1e-6)
     assert all(weight.dtype == torch.bfloat16 and weight.grad is None for weight in model.parameters())
-    for first, master, weight in zip(start, masters, model.parameters()):
+    for first, master, weight in zip(start, optimizer.masters, model.parameters()):
         assert torch.allclose(master, first.float() - 1e-4, atol=2e-6)
         assert torch.equal(weight, master.bfloat16())
     large = start[0].abs() > 0.05
@@ -270,8 +276,8 @@ def test_bf16_gradients_are_gathered_in_float32():
     """Micro-batches of a bf16 model add up in float32: the master's gradient is the exact sum of the bf16 parts."""
     model = random_model("llama", dtype=torch.bfloat16)
     turn = sample(model, make_args())
-    turn["logprobs"] = mlmt_rl.score(model, turn, make_args())[0]
-    masters = mlmt_rl.master_weights(model)
+    turn["logprobs"] = mlmt_rl.rollout_logprobs(model, turn, make_args())[0]
+    masters = runs.Adam(model, lr=1.0, betas=(0.9, 0.999)).masters
     mlmt_rl.accumulate_gradients(model, turn, torch.arange(5), torch.ones(5), 0.0, make_args(micro_batch_size=1))
     together = [master.grad.clone() for master in masters]
     total = [torch.zeros_like(master) for master in masters]

@@ -15,11 +15,12 @@ import common
 
 ROOT = Path(__file__).parents[1]
 TOOLS = [ROOT / "eval.py", ROOT / "report.py"]
-METHODS = [path for path in sorted(ROOT.glob("*.py")) if path not in (ROOT / "common.py", *TOOLS)]
+SHARED = [ROOT / "common.py", ROOT / "runs.py", ROOT / "figures.py"]
+METHODS = [path for path in sorted(ROOT.glob("*.py")) if path not in (*SHARED, *TOOLS)]
 SCRIPTS = [*METHODS, *TOOLS]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
-IMPORTS = {"numpy", "torch", "transformers", "tyro", "tqdm", "common"}
+IMPORTS = {"numpy", "torch", "transformers", "tyro", "tqdm", "common", "runs"}
 REPORT_IMPORTS = {"matplotlib", "jinja2"}
 OPTIONAL = {"wandb"}
 HEADINGS = ["ROLLOUT", "REWARDS AND ADVANTAGES", "UPDATE", "LOG", "EVAL", "CHECKPOINT"]
@@ -47,13 +48,18 @@ def disagreements(scripts: dict[str, str]) -> list[str]:
     found = []
     for script, source in scripts.items():
         shared = {name: text for name, text in definitions(source).items() if "# differs: " not in text}
-        flags = re.findall(r"^    (\w+): (.+?)(?: = .+)?\n    (\"\"\".+\"\"\")$", source, re.MULTILINE)
+        flags = re.findall(r"^    (\w+): (.+?)(?: = .+?)?  # (.+)$", class_source(source), re.MULTILINE)
         flags = [] if script in [path.name for path in TOOLS] else flags
         for name, text in [*shared.items(), *((f"--{name}", f"{kind} {line}") for name, kind, line in flags)]:
             other, other_text = seen.setdefault(name, (script, text))
             if other_text != text:
                 found.append(f"{name} in {script} is not the one in {other}")
     return found
+
+
+def class_source(source: str) -> str:
+    """The flags of a script."""
+    return re.search(r"^class Args:\n(    .*\n|\n)*", source, re.MULTILINE)[0]
 
 
 SOURCES = {path.name: path.read_text(encoding="utf-8") for path in SCRIPTS}
@@ -70,8 +76,8 @@ def test_shared_blocks_are_the_same_text():
         ("return -(torch.min", "return (torch.min", "policy_loss"),
         ("# (B, T): no end of sequence before this token", "# (B, T)", "generate"),
         ("temperature: float", "temperature: int", "--temperature"),
-        ("sampling temperature;", "the sampling temperature;", "--temperature"),
-        ("AutoTokenizer.from_pretrained(source)", "AutoTokenizer.from_pretrained(name)", "load_lm"),
+        ("# sampling temperature;", "# the sampling temperature;", "--temperature"),
+        ("(loss.sum() / len(rows)).backward()", "(loss.sum() / len(mb)).backward()", "accumulate_gradients"),
     ],
 )
 def test_a_shared_block_that_is_edited_alone_is_found(old, new, name):
@@ -99,7 +105,7 @@ def test_script_keeps_its_shape(path):
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
     top = {name for node in tree.body for name in imported(node)}
-    allowed = IMPORTS | (REPORT_IMPORTS if path.name == "report.py" else set())
+    allowed = IMPORTS | {"report.py": REPORT_IMPORTS, "eval.py": {"figures"}}.get(path.name, set())
     assert {name for name in top if name not in importlib_stdlib()} <= allowed
     nested = {name for node in ast.walk(tree) for name in imported(node)} - top
     assert nested <= OPTIONAL
@@ -121,22 +127,34 @@ def importlib_stdlib() -> frozenset[str]:
     return sys.stdlib_module_names
 
 
+def test_runs_knows_no_method():
+    """Whoever reads a method never needs to open runs.py to understand it."""
+    source = (ROOT / "runs.py").read_text(encoding="utf-8")
+    assert not re.search(r"reward|advantage|log_?prob|turn_|\bturns?\b|credit|\bloss", source)
+    assert {name for node in ast.parse(source).body for name in imported(node)} & {p.stem for p in SCRIPTS} == set()
+
+
 def test_common_does_not_import_torch():
     """Problems, prompts and verifiers are usable without it."""
-    for path in (ROOT / "common.py", *(ROOT / "problems").glob("*.py"), *(ROOT / "verifiers").glob("*.py")):
+    for path in (
+        ROOT / "common.py",
+        ROOT / "report.py",
+        *(ROOT / "problems").glob("*.py"),
+        *(ROOT / "verifiers").glob("*.py"),
+    ):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        assert "torch" not in {name for node in ast.walk(tree) for name in imported(node)}, path.name
+        assert not {"torch", "runs"} & {name for node in ast.walk(tree) for name in imported(node)}, path.name
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_every_flag_is_read_documented_and_in_the_readme(path):
-    """A flag has a line under it, something reads it, and the README states its default."""
+    """A flag says what it is, something reads it, and the README states its default."""
     module, source = load(path), path.read_text(encoding="utf-8")
-    shared = (ROOT / "common.py").read_text(encoding="utf-8")
-    class_source = re.search(r"^class Args:\n(    .*\n|\n)*", source, re.MULTILINE)[0]
+    shared = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("common.py", "runs.py"))
+    flags = class_source(source)
     for field in dataclasses.fields(module.Args):
-        assert re.search(rf"    {field.name}: [^\n]+\n    \"\"\"[^\n]+\"\"\"\n", class_source), field.name
-        assert f"args.{field.name}" in source.replace(class_source, "") + shared, f"nothing reads {field.name}"
+        assert re.search(rf"^    {field.name}: .+(  # .+|\n    \"\"\".+\"\"\")$", flags, re.MULTILINE), field.name
+        assert f"args.{field.name}" in source.replace(flags, "") + shared, f"nothing reads {field.name}"
         stated = "python report.py runs/*" if field.name == "runs" else f"`--{flag(field)}`"  # runs has no --
         assert stated in README, f"README: {stated}"
 
@@ -154,7 +172,14 @@ def flag(field: dataclasses.Field) -> str:
 def test_readme_explains_every_metric():
     """The glossary has every key of metrics.jsonl, and none that no script writes."""
     in_glossary = set(re.findall(r"`((?:rollout|losses|eval|charts)/\w+)`", README))
-    assert in_glossary == {name for path in METHODS for name in load(path).METRICS}
+    written = set()
+    for path in (*METHODS, ROOT / "common.py", ROOT / "runs.py"):
+        source = path.read_text(encoding="utf-8")
+        written |= set(re.findall(r'"((?:rollout|losses|charts)/\w+)"', source))
+        figures = re.findall(r'metrics(?: = \{|\[)"(\w+)"', definitions(source).get("evaluate", ""))
+        written |= {f"eval/{name}" for name in figures}
+    written |= {f"{phase}/{name}" for phase in ("rollout", "eval") for name in common.outcomes([1.0], [1.0])}
+    assert in_glossary == written
 
 
 def test_readme_commands():

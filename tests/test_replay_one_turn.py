@@ -146,7 +146,7 @@ class Grpo(OneTurn):
 
 
 SIZES = {"eval_size": 3, "iterations": 3, "eval_every": 9, "save_every": 9, "micro_batch_size": 4}
-SIZES |= {"groups_per_batch": 4, "group_size": 3, "logits_chunk_size": 7, "generation_batch_size": 4}
+SIZES |= {"groups_per_batch": 4, "group_size": 3, "generation_batch_size": 4}
 RATES = {"learning_rate": 4e-3, "temperature": 1.0, "kl_coef": 0.2}
 STEPS = {"num_minibatches": 2, "update_epochs": 2, "clip_low": 0.02, "clip_high": 0.04, "temperature": 0.7}
 K3 = {"kl_estimator": "k3_loss", "learning_rate": 1e-3}  # it grows exponentially with what a step moves
@@ -159,9 +159,9 @@ CASES = {
     "DAPO": {**STEPS, **K1, "loss_reduction": "token", "drop_constant_groups": True, "max_resamples": 2},
     "long ones": {**K1, "overlong_buffer": 5, "overlong_coef": 0.5, "format_coef": 0.3, "drop_constant_groups": True},
     "CISPO": {**STEPS, "kl_estimator": "k2_loss", "loss_fn": "cispo", "loss_reduction": "token"},
-    "importance sampling": {**STEPS, "kl_estimator": "full_loss", "loss_fn": "importance_sampling"},
+    "importance sampling": {**STEPS, "kl_estimator": "k2_loss", "loss_fn": "importance_sampling"},
     "expert iteration": {**STEPS, "kl_estimator": "k2_loss", "expert_iteration": True, "max_resamples": 1},
-    "expert iteration, mixed": {"kl_estimator": "full_loss", "expert_iteration": True, "drop_constant_groups": True},
+    "expert iteration, mixed": {"kl_estimator": "k2_loss", "expert_iteration": True, "drop_constant_groups": True},
     "a template": {**K1, "prompt_template": "concise"},
 }
 

@@ -166,8 +166,9 @@ class TwoTurns(Replay):
                 rights = [verdict(r.text, p) is True for r, p in zip(again, problems * args.star_samples, strict=True)]
                 star = torch.tensor([mean(rights[i::B]) for i in everyone])
             A = credit(self.script, args, stage1, e.r_1, e.r_2, values, kl, star)
-            trains = self.script is not score and args.train_guidance_model
-            trains = trains and iteration % getattr(args, "feedback_every", 1) == 0
+            every = getattr(args, "feedback_every", 1)
+            trains = self.script is not score and getattr(args, "train_guidance_model", True)
+            trains = trains and every > 0 and iteration % every == 0
             for batch in batches if trains or self.script is mlmt_rl else []:
                 value_loss = None
                 if self.script is mlmt_rl:
@@ -210,7 +211,7 @@ class TwoTurns(Replay):
 
 # Coefficients at which every term is a visible part of a step; three iterations, evaluated at both ends.
 SIZES = {"rollout_size": 6, "eval_size": 3, "iterations": 3, "eval_every": 9, "save_every": 9, "micro_batch_size": 4}
-RATES = {"learning_rate": 4e-3, "temperature": 1.0, "kl_coef": 0.2, "logits_chunk_size": 7, "generation_batch_size": 4}
+RATES = {"learning_rate": 4e-3, "temperature": 1.0, "kl_coef": 0.2, "generation_batch_size": 4}
 TWO = {"feedback_lm": "qwen3", "max_feedback_tokens": 6, "guidance_lr": 3e-3, "guidance_kl_coef": 0.3}
 STEPS = {"num_minibatches": 2, "update_epochs": 2, "clip_coef": 0.02, "temperature": 0.7}
 # Losses that grow fast with what a step moves, and rounding errors with them.
@@ -226,7 +227,7 @@ CASES = {
         "offline, all": {"stage1_iterations": 0, "offline_first_turn": 1.0, **K3},
         "discounted": {**STAGES, "gamma": 0.6, "baseline": "batch", "max_grad_norm": 0.3},
         "first": {**STAGES, **STEPS, "stage1_iterations": 0, "trained_turns": "first"},
-        "second": {**STAGES, "gamma": 1.0, "trained_turns": "second", "kl_estimator": "full_loss"},
+        "second": {**STAGES, "gamma": 1.0, "trained_turns": "second", "kl_estimator": "k2_loss"},
     },
     "rl_guided_score": {
         "defaults": {"kl_coef": 0.01, "feedback_lm": None},
@@ -234,7 +235,7 @@ CASES = {
         "stages, KL loss": {**STAGES, **STEPS, **K3, "max_grad_norm": 0.3},
         "discounted": {**STAGES, **STEPS, "gamma": 0.6, "baseline": "leave-one-out"},
         "a frozen hint": {"train_guidance_model": False, "stage1_iterations": 1},
-        "unread": {"train_guidance_model": False, "use_smart_corrections": False, "kl_estimator": "full_loss"},
+        "unread": {"train_guidance_model": False, "use_smart_corrections": False, "kl_estimator": "k2_loss"},
     },
     "mlmt_rl": {
         "defaults": {"kl_coef": 0.01, "guidance_kl_coef": 0.01, "feedback_lm": None},
@@ -245,8 +246,8 @@ CASES = {
         "stages": {**STAGES, "joint_kl": True, "value_shaping": 0.7, "star_samples": 1},
         "stages, KL loss": {**STAGES, **STEPS, **K2},
         "k3": {**K3, "num_minibatches": 3},
-        "whole KL": {"kl_estimator": "full_loss", "update_epochs": 2, "value_lr": 2e-2},
-        "frozen": {"train_guidance_model": False, **STEPS},
+        "k2": {**K2, "update_epochs": 2, "value_lr": 2e-2},
+        "frozen": {"feedback_every": 0, **STEPS},
         "alternating": {"feedback_every": 2, "update_epochs": 2, "stop_value_gradients": True},
     },
 }

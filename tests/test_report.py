@@ -15,6 +15,7 @@ from test_bad_input import refused  # noqa: F401, a fixture
 import common
 import mlmt_rl
 import report
+import runs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -271,5 +272,5 @@ def test_a_run_ends_with_its_page(problem_file, tmp_path, capsys):
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "2 of 2" in page and "losses/kl_solver over seconds" in page
     (tmp_path / "run" / "config.json").unlink()
-    line = common.write_report(tmp_path / "run")
+    line = runs.write_report(tmp_path / "run")
     assert line.startswith("the page of curves and episodes could not be written: error: ") and "\n" not in line

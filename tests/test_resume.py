@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ import common
 import grpo
 import mlmt_rl
 import rl_guided_score
+import runs
 import score
 
 REPO = Path(__file__).resolve().parents[1]
@@ -325,7 +327,7 @@ def test_checkpoints_are_plain_model_folders(finished):
     for folder in folders:
         trainer = torch.load(folder / "trainer.pt", weights_only=True)
         assert trainer["iteration"] == int(folder.name[-6:])
-        assert trainer["value_head"]["weight"].abs().max() > 0
+        assert trainer["state"]["value_head"]["weight"].abs().max() > 0
         for name in ("solver", "feedback"):
             model = AutoModelForCausalLM.from_pretrained(folder / name)
             weights = load_file(folder / name / "model.safetensors")
@@ -377,14 +379,18 @@ def test_a_kill_at_any_moment_leaves_whole_checkpoints(tmp_path, monkeypatch):
         run_dir = tmp_path / str(moment)
         run_dir.mkdir()
         models = {"solver": (Saved("weights"), Saved("tokenizer"))}
-        mlmt_rl.save_checkpoint(run_dir, 1, models, {"iteration": 1}, {"mean_reward": 0.0}, 1)
+        args = SimpleNamespace(keep_checkpoints=1, save_every=1)
+        run = SimpleNamespace(folder=run_dir, args=args, start_time=0.0, device="cpu")
+        common.write_rows(run_dir / "metrics.jsonl", [{"iteration": 1, "rollout/reward": 0.0}])
+        runs.save(run, 1, models, {})
+        common.write_rows(run_dir / "metrics.jsonl", [{"iteration": 2, "rollout/reward": 1.0}])
         events.clear()
         finished = True
         with monkeypatch.context() as patch:
             for module, name in watched:
                 patch.setattr(module, name, killed_at(moment, getattr(module, name)))
             try:
-                mlmt_rl.save_checkpoint(run_dir, 2, models, {"iteration": 2}, {"mean_reward": 1.0}, 1)
+                runs.save(run, 2, models, {})
             except Killed:
                 finished = False
         last = common.last_checkpoint(run_dir)
@@ -466,7 +472,7 @@ def test_a_command_line_gives_its_flags_back():
         learning_rate=1e-06,
         adam_betas=(0.8, 0.999),
         shared_baseline=True,
-        train_guidance_model=False,
+        chat_template=False,
         lr_warmup_iterations=0,
     )
     words = shlex.split(common.command_line(args, "mlmt_rl.py"))

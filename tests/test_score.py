@@ -37,7 +37,7 @@ class World:
         rows = EPISODES if script is rl_guided_score else EPISODES[G == 0]
         y_1, g, y_2 = rows.T
         self.size = len(rows)
-        self.args = script.Args(temperature=TEMPERATURE, micro_batch_size=self.size, logits_chunk_size=100)
+        self.args = script.Args(temperature=TEMPERATURE, micro_batch_size=self.size)
         self.models = {"1": (POLICY, REFERENCE), "2": (POLICY, REFERENCE)}
         prompts = {"1": [X] * self.size, "2": [second_prompt(*pair) for pair in rows[:, :2].tolist()]}
         responses = {"1": [RESPONSES[i] for i in y_1], "2": [RESPONSES[i] for i in y_2]}

@@ -48,9 +48,9 @@ def rollout() -> tuple:
     args = grpo.Args(max_new_tokens=30)
     turn = grpo.run_episodes((policy,), (tokenizer,), problems, args)["attempt"]
     rewards = torch.tensor(coins(turn["texts"], problems)).float() - 0.1 * (torch.arange(16) % 3 == 0)
-    turn["ref_logprobs"] = grpo.score(reference, turn, args)[0]
+    turn["ref_logprobs"] = grpo.rollout_logprobs(reference, turn, args)[0]
     # The rollout's log-probabilities are not the policy's: so the ratio is not 1, and some of it is clipped.
-    turn["logprobs"] = grpo.score(policy, turn, args)[0]
+    turn["logprobs"] = grpo.rollout_logprobs(policy, turn, args)[0]
     turn["logprobs"] += 0.4 * torch.randn_like(turn["logprobs"]) * turn["response_mask"]
     return policy, reference, tokenizer, turn, rewards
 
