@@ -217,7 +217,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 MAY_BE_ZERO = ("seed", "eval_seed", "stage1_iterations", "lr_warmup_iterations", "keep_checkpoints", "feedback_every")
-MAY_BE_ZERO += ("tests_in_prompt", "warmup_iterations", "max_resamples", "overlong_buffer")
+MAY_BE_ZERO += ("tests_in_prompt", "warmup_iterations", "dynamic_sampling", "overlong_buffer")
 
 
 def check_args(args) -> None:

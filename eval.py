@@ -243,8 +243,6 @@ def training_settings(args: Args) -> Args:
     settings = {name: config[name] for name in (*same, "code_timeout") if name in config}
     settings |= {"dataset": (config["eval_dataset"] or config["dataset"],), "split": config["eval_split"]}
     settings |= {"limit": config["eval_size"], "block_size": config["eval_size"], "samples": 1}
-    if (checkpoint.parent / "prompt_template.json").is_file():  # the one that --template-search found
-        settings["prompt_template"] = str(checkpoint.parent / "prompt_template.json")
     return replace(args, **settings, turns=2 if "eval/accuracy_2" in first_row else 1)
 
 

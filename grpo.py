@@ -14,19 +14,16 @@ Papers: GRPO (https://arxiv.org/abs/2402.03300, eq. 3), DAPO (2503.14476), Dr.GR
 Run: python grpo.py. As in GRPO's paper a rollout gives one optimiser step, so that the ratio is 1. Departures from it:
 1. std is the sample's, plus 1e-4 (as in TRL), so that a nearly constant group does not divide by zero.
 2. R holds the format and the length, which the paper's verifier does not look at (--format-coef 0 leaves them out).
-3. --expert-iteration (supervised steps on right responses) and --template-search are neighbours of GRPO, not a part.
 k3_loss, the paper's KL, follows KL(pi_ref || pi); the other estimators follow KL(pi || pi_ref).
 
 B responses of a rollout, b of a micro-batch, P prompt and T response tokens, M all response tokens of a micro-batch, m
 of a chunk, C hidden size, W vocabulary.
 """
 
-import json
 import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 # Waiting threads soon go to sleep: where cores are shared, spinning ones made small models six times slower.
@@ -67,8 +64,6 @@ class Args:
     min_level: int | None = None  # train on problems of this level or higher only
     tests_in_prompt: int = 1  # tests of a code problem that the models see; the others cannot be hard-coded
     prompt_template: str = "none"  # none, baseline, step_by_step, concise, or a .json file: a list of messages
-    template_search: str | None = None  # choose the template first: the most accurate .json file of this folder
-    template_search_size: int = 50  # problems of round one; each further one: half the templates, twice the problems
 
     # ---- rollout
     groups_per_batch: int = 8  # problems of one iteration (N)
@@ -87,14 +82,12 @@ class Args:
     clip_low: float = 0.2  # e_low: the ratio is clipped at 1 - e_low
     clip_high: float = 0.2  # e_high: the ratio is clipped at 1 + e_high (DAPO: 0.28)
     loss_reduction: Literal["sequence", "token", "constant"] = "sequence"  # 1/length (GRPO), sum (DAPO), 1/max
-    drop_constant_groups: bool = False  # leave out the groups whose responses are all right or all wrong (DAPO)
-    max_resamples: int = 0  # at most so many further rounds of sampling, until the batch is full (DAPO)
+    dynamic_sampling: int = 0  # DAPO: leave out groups all right or all wrong, sample so many rounds for a full batch
     kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.04  # beta1 (MLMT-RL: beta_L): weight of the KL
     kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k3_loss"  # k1: in the return; a loss: k2, k3
     format_coef: float = 0.1  # c_f: what a response loses that states no answer in the form asked for, or does not end
     overlong_buffer: int = 0  # last tokens over which the penalty for length rises to overlong_coef; 0: none
     overlong_coef: float = 1.0  # c_o, the largest penalty for length
-    expert_iteration: bool = False  # supervised steps on right responses instead of policy gradients
 
     # ---- optimisation
     iterations: int = 40  # rollouts, each followed by the updates
@@ -194,33 +187,6 @@ def select(turns: list[dict], rows: list[torch.Tensor]) -> dict:
     return selected
 
 
-# new in GRPO
-def search_template(models, tokenizers, problems: list[common.Problem], args: Args) -> tuple[str, list[dict]]:
-    """Successive halving over the templates in args.template_search: (the best one's file, every measurement).
-
-    All candidates answer the first problems, the better half twice as many further ones, and so on; what counts is the
-    accuracy over all problems so far. Ties go by name.
-    """
-    alive, size, used, measured = template_files(args), args.template_search_size, 0, []
-    right = dict.fromkeys(alive, 0.0)
-    while len(alive) > 1:
-        chosen, used = problems[used : used + size], used + size
-        for file in alive:
-            with torch.random.fork_rng():
-                torch.manual_seed(args.eval_seed)
-                episodes = run_episodes(models, tokenizers, chosen, replace(args, prompt_template=file))
-            right[file] += episodes["rewards_1"].sum().item()
-            measured.append({"template": file, "problems": used, "accuracy": right[file] / used})
-        alive = sorted(alive, key=lambda file: -right[file])  # stable: equal ones stay in the order of their names
-        print(f"template search, {used} problems: {alive[0]} {right[alive[0]] / used:.3f} is the best of {len(alive)}")
-        alive, size = alive[: (len(alive) + 1) // 2], 2 * size
-    return alive[0], measured
-
-
-def template_files(args: Args) -> list[str]:
-    return sorted(str(path) for path in Path(args.template_search).glob("*.json"))
-
-
 # ---- log-probabilities ----------------------------------------------------------------------------------------------
 
 
@@ -291,7 +257,7 @@ def shaped_rewards(verdicts, well_formed, lengths, args: Args) -> torch.Tensor:
 def group_advantages(rewards: torch.Tensor, group_size: int, norm: str) -> torch.Tensor:
     """A = (R - mean R) / (std R + 1e-4) in each group, or R - mean R: (B,). Exactly 0 where all rewards are equal."""
     groups = rewards.view(-1, group_size)  # (N, G)
-    centred = groups - groups[:, :1]  # exactly 0 in a constant group, whatever its mean rounds to
+    centred = groups - groups[:, :1]  # exactly 0 in a constant group, despite rounding
     centred = centred - centred.mean(1, keepdim=True)
     if norm == "std":
         centred = centred / (groups.std(1, keepdim=True) + 1e-4)
@@ -299,15 +265,13 @@ def group_advantages(rewards: torch.Tensor, group_size: int, norm: str) -> torch
 
 
 def credit(args: Args, rewards: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
-    """A, what multiplies log pi of each response: (B,). Expert iteration: 1.
+    """A, what multiplies log pi of each response: (B,).
 
     kl: sum over a response's tokens of log pi - log pi_ref. With k1_reward it is centred in its group as the rewards
     are, but never divided by their standard deviation: beta keeps its weight, in a group of equal rewards too. With
     --advantage-norm none that is R - beta KL against its group's mean, whose expected gradient is 1 - 1/G of that of
     E[R] - beta KL(pi || pi_ref).
     """  # differs: each response against its group
-    if args.expert_iteration:
-        return torch.ones_like(rewards)
     A = group_advantages(rewards, args.group_size, args.advantage_norm)
     if args.kl_estimator == "k1_reward":
         A = A - args.kl_coef * group_advantages(kl, args.group_size, "none")
@@ -331,15 +295,12 @@ def policy_loss(new_logprobs, logprobs, advantages, response_mask, args: Args) -
     ppo                  -min(ratio A, clip(ratio) A)      PPO (arXiv 1707.06347, eq. 7), GRPO, DAPO
     importance_sampling  -ratio A                          no bound
     cispo                -sg[clip(ratio)] A log pi         every token keeps a gradient, its weight is bounded
-    expert iteration     -A log pi                         supervised: A is 1
     The gradient at the first optimiser step, where the ratio is 1, is -A grad log pi(response) in every case.
     """  # differs: the loss can be chosen
     ratio = torch.exp(new_logprobs - logprobs)  # (b, T)
     A = advantages[:, None]  # (b, 1)
     clipped = torch.clamp(ratio, 1 - args.clip_low, 1 + args.clip_high)
-    if args.expert_iteration:
-        objective = A * new_logprobs
-    elif args.loss_fn == "importance_sampling":
+    if args.loss_fn == "importance_sampling":
         objective = ratio * A
     elif args.loss_fn == "cispo":
         objective = clipped.detach() * A * new_logprobs
@@ -403,59 +364,28 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
 def main(args: Args) -> None:
     run = runs.find(args, __file__)
     rollout_size = args.groups_per_batch * args.group_size  # responses of one round of sampling
-    if args.group_size == 1 and not args.expert_iteration:
+    if args.group_size == 1:
         raise common.InputError("--group-size 1: a group needs at least 2 responses to be compared")
-    if args.max_resamples and not (args.drop_constant_groups or args.expert_iteration):
-        raise common.InputError(
-            "--max-resamples needs --drop-constant-groups or --expert-iteration: nothing is left out"
-        )
-    if args.expert_iteration and args.kl_estimator == "k1_reward":
-        raise common.InputError("--kl-estimator k1_reward is a part of a return: --expert-iteration has none")
     if args.overlong_buffer > args.max_new_tokens:
         limit = f"--max-new-tokens {args.max_new_tokens}"
         raise common.InputError(f"--overlong-buffer {args.overlong_buffer} must be at most {limit}")
     train_problems, eval_problems = common.load_problems_for(args)
-    common.load_template(args.prompt_template, train_problems)
-    templates = [args.prompt_template]
-    if args.template_search:
-        if args.prompt_template != "none":
-            raise common.InputError(f"--template-search chooses: leave out --prompt-template {args.prompt_template}")
-        templates = template_files(args)
-        if not templates:
-            raise common.InputError(f"--template-search {args.template_search} holds no .json file")
-        # Held back from training, and no problem of the evaluation: n, 2 n, 4 n ..., for ever fewer templates.
-        searched = args.template_search_size * (2 ** (len(templates) - 1).bit_length() - 1)
-        if searched >= len(train_problems):
-            raise common.InputError(f"--template-search: {len(templates)} templates need {searched} training problems")
-        order = np.random.default_rng(args.seed).permutation(len(train_problems))
-        search_problems = [train_problems[i] for i in order[:searched]]
-        train_problems = [train_problems[i] for i in sorted(order[searched:])]
     policy_lm = args.policy_lm or runs.embedded_model(train_problems)
     solver, solver_tokenizer = runs.load_lm(run, policy_lm, "--policy-lm", "solver")
     reference, _ = runs.load_lm(run, policy_lm, "--policy-lm")  # the KL reference is the initial policy
     models, tokenizers = (solver, reference), (solver_tokenizer,)
     problems = train_problems + eval_problems
-    for template in [common.load_template(name, problems) for name in templates]:
-        prompts = [common.attempt_messages(p, template) for p in problems]
-        room = args.max_new_tokens
-        common.check_lengths(solver_tokenizer, prompts, problems, room, solver.config, "--policy-lm")
+    template = common.load_template(args.prompt_template, problems)
+    prompts = [common.attempt_messages(p, template) for p in problems]
+    room = args.max_new_tokens
+    common.check_lengths(solver_tokenizer, prompts, problems, room, solver.config, "--policy-lm")
 
     solver_optimizer = runs.Adam(solver, lr=args.learning_rate, betas=args.adam_betas)
     counters = {"rounds": 0}  # of sampling
     state = {"solver_optimizer": solver_optimizer, "counters": counters}
     start = runs.begin(run, state, train_problems, eval_problems)
-    # new in GRPO
-    chosen = args  # the flags, with the prompt template that the search has found
-    if args.template_search:
-        if start == 0:
-            best, measured = search_template(models, tokenizers, search_problems, args)
-            messages = common.load_template(best, train_problems)
-            common.write_file(run.folder / "template_search.json", json.dumps(measured, indent=2) + "\n")
-            common.write_file(run.folder / "prompt_template.json", json.dumps(messages, indent=2) + "\n")
-        chosen = replace(args, prompt_template=str(run.folder / "prompt_template.json"))
-
     if start == 0:
-        metrics = evaluate(run, 0, models, tokenizers, eval_problems, chosen)
+        metrics = evaluate(run, 0, models, tokenizers, eval_problems, args)
         runs.log(run, {"iteration": 0} | metrics | {"charts/episodes": 0})
 
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
@@ -467,24 +397,21 @@ def main(args: Args) -> None:
 
         # ---- ROLLOUT
         sampled, kept = [], []  # of each round: the episodes, the rows to train on
-        while True:
+        for _ in range(max(1, args.dynamic_sampling)):
             counters["rounds"] += 1
             rows = common.problem_rows(counters["rounds"], args.groups_per_batch, len(train_problems), args.seed)
             problems = [train_problems[row] for row in rows for _ in range(args.group_size)]
-            episodes = run_episodes(models, tokenizers, problems, chosen)
+            episodes = run_episodes(models, tokenizers, problems, args)
             verdicts, lengths = episodes["rewards_1"], episodes["attempt"]["response_mask"].sum(1)  # (B,)
-            rewards = shaped_rewards(verdicts, episodes["well_formed"], lengths, args)  # R, (B,)
-            episodes |= {"lengths": lengths, "rewards": rewards}
+            episodes["lengths"] = lengths
+            episodes["rewards"] = shaped_rewards(verdicts, episodes["well_formed"], lengths, args)  # R, (B,)
             keep = torch.ones_like(verdicts, dtype=torch.bool)  # (B,)
-            if args.drop_constant_groups:
+            if args.dynamic_sampling:
                 groups = verdicts.view(-1, args.group_size)  # (N, G)
-                keep &= (groups != groups[:, :1]).any(1).repeat_interleave(args.group_size)
-            if args.expert_iteration:
-                keep &= verdicts == 1
-            room = rollout_size - sum(map(len, kept))
+                keep = (groups != groups[:, :1]).any(1).repeat_interleave(args.group_size)
             sampled.append(episodes)
-            kept.append(keep.nonzero().squeeze(1)[:room])
-            if len(kept[-1]) == room or len(sampled) > args.max_resamples:
+            kept.append(keep.nonzero().squeeze(1)[: rollout_size - sum(map(len, kept))])
+            if sum(map(len, kept)) == rollout_size:
                 break
 
         # ---- REWARDS AND ADVANTAGES
@@ -536,7 +463,7 @@ def main(args: Args) -> None:
         # ---- EVAL
         if last or iteration % args.eval_every == 0:
             runs.log_episodes(run, iteration, "rollout", problems, episodes)
-            row |= evaluate(run, iteration, models, tokenizers, eval_problems, chosen)
+            row |= evaluate(run, iteration, models, tokenizers, eval_problems, args)
         runs.log(run, row)
 
         # ---- CHECKPOINT

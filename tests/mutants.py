@@ -17,8 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 REPLAYS = {"mlmt_rl.py": "mlmt_rl-", "score.py": "[score-", "rl_guided_score.py": "rl_guided_score-"}
-REPLAYS |= {"grpo.py": "test_grpo_is", "archer.py": "test_archer_is"}
-OTHERS = "archer episodes gradients grpo logprobs resume score".split()
+REPLAYS |= {"grpo.py": "test_grpo_is", "archer.py": "test_archer_is", "expert_iteration.py": "test_expert"}
+OTHERS = "archer expert_iteration episodes gradients grpo logprobs resume score".split()
 
 # script, text, text with the mistake
 MUTANTS = [
@@ -221,12 +221,18 @@ MUTANTS = [
         "((q_loss + v_loss).sum() / len(mb)).backward()",
     ),
     ("archer.py", "+ new)[-args.capacity :]", "+ new)"),
-    ("grpo.py", "keep &= verdicts == 1", "keep &= rewards == 1"),
-    ("grpo.py", "groups = verdicts.view(-1, args.group_size)", "groups = rewards.view(-1, args.group_size)"),
+    ("expert_iteration.py", 'keep = episodes["rewards_1"] == 1', 'keep = episodes["rewards_1"] >= 0'),
+    (
+        "grpo.py",
+        "groups = verdicts.view(-1, args.group_size)",
+        'groups = episodes["rewards"].view(-1, args.group_size)',
+    ),
     ("grpo.py", 'device=device) & ~turn_1["truncated"]', "device=device)"),
     ("grpo.py", 'common.problem_rows(counters["rounds"], args', "common.problem_rows(iteration, args"),
     ("mlmt_rl.py", "common.problem_rows(iteration, args.rollout_size", "common.problem_rows(1, args.rollout_size"),
     ("mlmt_rl.py", "(ended.cumsum(1) - ended.long()) == 0", "ended.cumsum(1) == 0"),
+    ("expert_iteration.py", "loss = -(new_logprobs *", 'loss = -(turn["logprobs"][mb] * new_logprobs *'),
+    ("expert_iteration.py", "loss + args.kl_coef * kl_penalty", "loss + kl_penalty"),
     # ---- which mean
     ("mlmt_rl.py", "(kl[0] + kl[2]).mean()", "kl[2].mean()"),
     ("mlmt_rl.py", "kl[1].mean().item()", "(kl[1] / length_g).mean().item()"),

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 import archer
 import common
+import expert_iteration
 import grpo
 import mlmt_rl
 import rl_guided_score
@@ -205,12 +206,9 @@ def test_sizes_that_cannot_work(small, refused, flags, named):
             {"num_minibatches": 3},
             "--group-size 2 times --groups-per-batch 2 does not divide by --num-minibatches 3",
         ),
-        (grpo, {"max_resamples": 2}, "--max-resamples needs --drop-constant-groups"),
-        (grpo, {"expert_iteration": True, "kl_estimator": "k1_reward"}, "--kl-estimator k1_reward"),
+        (expert_iteration, {"sampling_rounds": 0}, "--sampling-rounds must not be 0"),
         (grpo, {"overlong_buffer": 9}, "--overlong-buffer 9 must be at most --max-new-tokens 8"),
         (grpo, {"prompt_template": "brief"}, "unknown --prompt-template brief"),
-        (grpo, {"template_search": "none"}, "--template-search none holds no .json file"),
-        (grpo, {"template_search": "tiny", "prompt_template": "concise"}, "leave out --prompt-template concise"),
     ],
     ids=str,
 )
@@ -219,7 +217,9 @@ def test_sizes_that_a_sibling_cannot_work_with(small, refused, script, flags, na
     assert named in refused(small(script=script, **flags))
 
 
-@pytest.mark.parametrize("script", [score, rl_guided_score, archer, grpo], ids=lambda script: script.__name__)
+@pytest.mark.parametrize(
+    "script", [score, rl_guided_score, archer, grpo, expert_iteration], ids=lambda script: script.__name__
+)
 def test_siblings_refuse_the_same_mistakes(small, refused, tmp_path, script):
     """Red if a block that every script has for itself is missing in one."""
     sizes = {"critic_batch_size": 4} if script is archer else {}

@@ -8,6 +8,7 @@ import transformers
 from conftest import small_args
 
 import archer
+import expert_iteration
 import grpo
 import mlmt_rl
 import rl_guided_score
@@ -99,7 +100,9 @@ def encoder(tmp_path_factory) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("script", [score, rl_guided_score, archer, grpo], ids=lambda script: script.__name__)
+@pytest.mark.parametrize(
+    "script", [score, rl_guided_score, archer, grpo, expert_iteration], ids=lambda script: script.__name__
+)
 def test_siblings_train_another_family(families, encoder, problem_file, tmp_path, script, monkeypatch, recomputing):
     """A Qwen2 with a chat template in bfloat16; the critic is a RoBERTa with its pooler."""
     monkeypatch.setattr(mlmt_rl.common, "judge_all", lambda texts, *rest: [i % 2 == 1 for i in range(len(texts))])

@@ -1,15 +1,11 @@
 """GRPO: advantages and losses by hand, the expected gradient by enumeration, what a run samples, keeps and chooses."""
 
 import itertools
-import json
-import shlex
 import statistics
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-import tyro
 from conftest import read_jsonl
 from enumeration import (
     RESPONSES,
@@ -28,7 +24,6 @@ from test_bad_input import refused  # noqa: F401, a fixture
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import common
-import eval as evaluation
 import grpo
 
 POLICY, REFERENCE = random_model(0), random_model(1)
@@ -68,8 +63,6 @@ def test_the_kl_keeps_its_weight_whatever_the_rewards_are():
         assert torch.allclose(grpo.credit(args, rewards, kl), expected, atol=1e-7)
         args = grpo.replace(args, kl_estimator="k3_loss")
         assert torch.equal(grpo.credit(args, rewards, kl), grpo.group_advantages(rewards, 2, norm))
-        args = grpo.replace(args, expert_iteration=True)
-        assert grpo.credit(args, torch.tensor([1.0, 0.9, 0.5, 1.0]), kl).tolist() == [1.0] * 4
 
 
 def test_rewards_by_hand():
@@ -114,14 +107,6 @@ def test_losses_by_hand(loss_fn, A):
     values, derivatives = HAND[loss_fn, A]
     assert loss.item() == pytest.approx(sum(values), abs=1e-5)
     assert torch.allclose(torch.autograd.grad(loss.sum(), new_logprobs)[0], torch.tensor([[*derivatives, 0.0]]))
-
-
-def test_expert_iteration_is_supervised_whatever_the_ratio_is():
-    new_logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
-    args = make_args(expert_iteration=True)
-    loss = grpo.policy_loss(new_logprobs, torch.tensor([[-9.0, -9.0]]), torch.ones(1), torch.ones(1, 2), args)
-    assert loss.item() == pytest.approx(3.0)
-    assert torch.autograd.grad(loss.sum(), new_logprobs)[0].tolist() == [[-1.0, -1.0]]
 
 
 def test_weights_by_hand():
@@ -202,17 +187,6 @@ def test_the_gradient_of_a_batch(reduction, estimator, monkeypatch):
     assert exact.abs().max() > 1e-3 and all(same(found, exact, 5 * TOLERANCE) for found in gradients)
 
 
-def test_expert_iteration_follows_the_right_responses():
-    """The gradient of -mean log pi over the right ones, each divided by its length."""
-    args = make_args(expert_iteration=True, kl_coef=0.0)
-    turn, log_pi, _ = world(args)
-    rows = torch.tensor([1, 3, 0])
-    lengths = torch.tensor([len(RESPONSES[i]) for i in rows])
-    exact = gradient(POLICY, -(log_pi[rows] / lengths).mean())
-    grpo.accumulate_gradients(POLICY, turn, rows, torch.ones(7), 0.0, args)
-    assert same(gradient(POLICY), exact, 5 * TOLERANCE)
-
-
 def test_a_response_that_does_not_end_has_not_the_right_form():
     """Cut behind its box, it states an answer, but it goes on."""
     models, tokenizers = (AutoModelForCausalLM.from_pretrained("tiny"),), (AutoTokenizer.from_pretrained("tiny"),)
@@ -283,9 +257,9 @@ def test_constant_groups(small, tmp_path, verdicts):
     """Kept by default; dropped; replaced from further rounds, of new problems, up to the batch and no further."""
     for name, flags, rounds, trained in (
         ("kept", {}, 1, 6),
-        ("dropped", {"drop_constant_groups": True}, 1, 2),
-        ("replaced", {"drop_constant_groups": True, "max_resamples": 3}, 3, 6),
-        ("too few", {"drop_constant_groups": True, "max_resamples": 1}, 2, 4),
+        ("dropped", {"dynamic_sampling": 1}, 1, 2),
+        ("replaced", {"dynamic_sampling": 4}, 3, 6),
+        ("too few", {"dynamic_sampling": 2}, 2, 4),
     ):
         asked = verdicts([[0, 1, 2], [1, 2, 0], [1, 1, 1], [1, 1, 1]], 2)
         args = grpo_args(small, run_dir=tmp_path / name, **flags)
@@ -304,17 +278,16 @@ def test_groups_are_dropped_by_their_verdicts(small, verdicts, monkeypatch):
     verdicts([[0, 1, 2]], 2)
     forms = itertools.cycle([True, False])
     monkeypatch.setattr(common, "well_formed", lambda *_: next(forms))
-    args = grpo_args(small, format_coef=0.5, drop_constant_groups=True, max_new_tokens=40, temperature=1.0)
+    args = grpo_args(small, format_coef=0.5, dynamic_sampling=1, max_new_tokens=40, temperature=1.0)
     grpo.main(args)
     row = rows_of(args)[1]
     assert row["rollout/trained_responses"] == 2 and 0 < row["rollout/format"] < 1
 
 
-@pytest.mark.parametrize("flags", [{"drop_constant_groups": True}, {"expert_iteration": True}], ids=str)
-def test_nothing_to_learn_from(small, tmp_path, verdicts, flags):
-    """No step is taken where no group is mixed, or no response right; the row says null, and the run goes on."""
+def test_nothing_to_learn_from(small, tmp_path, verdicts):
+    """No step is taken where no group is mixed; the row says null, and the run goes on."""
     verdicts([], 2)
-    args = grpo_args(small, iterations=2, **flags)
+    args = grpo_args(small, iterations=2, dynamic_sampling=1)
     grpo.main(args)
     last = rows_of(args)[-1]
     assert last["rollout/trained_responses"] == 0 and last["losses/grad_norm_solver"] is None
@@ -343,80 +316,3 @@ def test_training_and_evaluation_share_no_problem(small, problem_file):
     episodes = rows_of(args, "episodes.jsonl")
     asked = {phase: {e["question"] for e in episodes if e["phase"] == phase} for phase in ("eval", "rollout")}
     assert asked["eval"] and asked["rollout"] and not asked["eval"] & asked["rollout"]
-
-
-# ---- template search -----------------------------------------------------------------------------------------------
-
-
-def templates(folder: Path, names: list[str]) -> str:
-    folder.mkdir()
-    for name in names:
-        (folder / f"{name}.json").write_text(json.dumps([{"role": "user", "content": name}]), encoding="utf-8")
-    return str(folder)
-
-
-def test_successive_halving(tmp_path, monkeypatch):
-    """5 templates on problems 0-1, 3 on 2-5, 2 on 6-13; accuracy counts all problems so far; ties go by name."""
-    right = {"a": range(14), "b": [0, 1, 2, 3, 4, 5], "c": [0, 1], "d": [0], "e": [1, *range(6, 14)]}
-    asked = []
-
-    def run_episodes(models, tokenizers, problems, args):
-        name = Path(args.prompt_template).stem
-        asked.append((name, problems))
-        return {"rewards_1": torch.tensor([float(p in right[name]) for p in problems])}
-
-    monkeypatch.setattr(grpo, "run_episodes", run_episodes)
-    args = grpo.Args(template_search=templates(tmp_path / "t", list("edcba")), template_search_size=2)
-    best, measured = grpo.search_template((), (), list(range(14)), args)
-    assert Path(best).stem == "a"
-    rounds = [("abcde", [0, 1]), ("abc", [2, 3, 4, 5]), ("ab", list(range(6, 14)))]
-    assert asked == [(name, problems) for names, problems in rounds for name in names]
-    found = {(Path(m["template"]).stem, m["problems"]): m["accuracy"] for m in measured}
-    assert found["c", 6] == 2 / 6 and found["b", 6] == 1 and found["b", 14] == 6 / 14 and found["d", 2] == 1 / 2
-
-
-def test_a_run_searches_first(small, tmp_path, monkeypatch, capsys):
-    """On problems that are neither trained on nor evaluated; all that follows uses the best; a resumed run keeps it."""
-    folder = templates(tmp_path / "templates", ["bad", "good", "worse"])
-    asked, prompts = [], []
-    run_episodes, encode = grpo.run_episodes, common.encode_prompt
-
-    def recording(models, tokenizers, problems, args):
-        episodes = run_episodes(models, tokenizers, problems, args)
-        if Path(args.prompt_template).parent.name == "templates":
-            asked.append({p.question for p in problems})
-            episodes["rewards_1"] = torch.full((len(problems),), float(Path(args.prompt_template).stem == "good"))
-        return episodes
-
-    monkeypatch.setattr(grpo, "run_episodes", recording)
-    monkeypatch.setattr(common, "encode_prompt", lambda t, m, *rest: prompts.append(m) or encode(t, m, *rest))
-    flags = {"template_search": folder, "template_search_size": 2, "save_every": 1}
-    args = grpo_args(small, iterations=2, **flags)
-    grpo.main(args)
-    assert len(asked) == 3 + 2 and len(set().union(*asked)) == 2 + 4
-    used = {e["question"] for e in rows_of(args, "episodes.jsonl")}
-    assert used and not used & set().union(*asked)
-    chosen = json.loads((tmp_path / "run" / "prompt_template.json").read_text())
-    assert chosen == [{"role": "user", "content": "good"}]
-    assert len(json.loads((tmp_path / "run" / "template_search.json").read_text())) == 5
-    settings = evaluation.training_settings(evaluation.Args(solver=(args.run_dir,)))
-    assert settings.prompt_template == str(tmp_path / "run" / "prompt_template.json") and settings.turns == 1
-    first_words = Counter(
-        messages[0]["content"] for messages in prompts
-    )  # 2 and 4 problems; "bad" comes before "worse"
-    assert first_words == {"bad": 6, "worse": 2, "good": 6 + 2 * (4 + 4) + 2 * 6}
-    prompts.clear()
-    command = capsys.readouterr().out.split("to train on: ")[1].splitlines()[0]
-    grpo.main(tyro.cli(grpo.Args, args=shlex.split(command)[2:]))
-    assert (
-        len(rows_of(args)) == 5
-        and len(asked) == 5
-        and prompts
-        and all(messages[0] == chosen[0] for messages in prompts)
-    )
-
-
-def test_a_search_that_takes_all_problems_is_refused(small, tmp_path, refused):  # noqa: F811
-    folder = templates(tmp_path / "templates", ["a", "b", "c"])
-    error = refused(grpo_args(small, template_search=folder, template_search_size=8))
-    assert "--template-search: 3 templates need 24 training problems" in error

@@ -14,7 +14,7 @@ import tyro
 import common
 
 ROOT = Path(__file__).parents[1]
-TOOLS = [ROOT / "eval.py", ROOT / "report.py"]
+TOOLS = [ROOT / "eval.py", ROOT / "report.py", ROOT / "template_search.py"]
 SHARED = [ROOT / "common.py", ROOT / "runs.py", ROOT / "figures.py"]
 METHODS = [path for path in sorted(ROOT.glob("*.py")) if path not in (*SHARED, *TOOLS)]
 SCRIPTS = [*METHODS, *TOOLS]
@@ -166,7 +166,7 @@ def flag(field: dataclasses.Field) -> str:
         return f"{'' if not default else 'no-'}{name}"
     if isinstance(default, tuple):
         default = " ".join(map(str, default))
-    return name if default in (None, "") else f"{name} {default}"
+    return name if default in (None, "", dataclasses.MISSING) else f"{name} {default}"
 
 
 def test_readme_explains_every_metric():

@@ -1,4 +1,4 @@
-"""grpo.py and archer.py: whole runs against their plain recomputation (replay.py)."""
+"""grpo.py, expert_iteration.py and archer.py: whole runs against their plain recomputation (replay.py)."""
 
 import copy
 import statistics
@@ -11,6 +11,7 @@ from replay import Recording, Replay, copies, load, mean, save_family, verdict, 
 
 import archer
 import common
+import expert_iteration
 import grpo
 
 
@@ -58,10 +59,11 @@ class Grpo(OneTurn):
             reward -= args.overlong_coef * min(1.0, max(0.0, over))
         return reward
 
+    def keep(self, group: list, mixed: bool) -> list:
+        return group if mixed or not self.args.dynamic_sampling else []
+
     def advantages(self, trained: list) -> list[float]:
         args, A = self.args, []
-        if args.expert_iteration:
-            return [1.0] * len(trained)
         for start in range(0, len(trained), args.group_size):
             group = trained[start : start + args.group_size]
             rewards, kl = ([getattr(r, name) for r in group] for name in ("reward", "kl"))
@@ -74,8 +76,6 @@ class Grpo(OneTurn):
         """What is maximised, summed over a response's tokens."""
         args, ratio = self.args, torch.exp(new - response.logprobs)
         clipped = ratio.clamp(1 - args.clip_low, 1 + args.clip_high)
-        if args.expert_iteration:
-            return (A * new).sum()
         if args.loss_fn == "cispo":
             return (clipped.detach() * A * new).sum()
         return (ratio * A if args.loss_fn == "importance_sampling" else torch.minimum(ratio * A, clipped * A)).sum()
@@ -102,7 +102,7 @@ class Grpo(OneTurn):
         for iteration in range(1, args.iterations + 1):
             warm = min(1.0, iteration / args.lr_warmup_iterations) if args.lr_warmup_iterations else 1.0
             sampled, trained, undecided = [], [], []
-            for _ in range(1 + args.max_resamples):
+            for _ in range(max(1, args.dynamic_sampling)):
                 rounds += 1
                 problems = [p for p in self.problems(rounds, args.groups_per_batch) for _ in range(args.group_size)]
                 e = self.rollout(problems)
@@ -113,8 +113,7 @@ class Grpo(OneTurn):
                     for response in group:
                         response.reward = self.shaped(response)
                     mixed = 0 < sum(r.right for r in group) < args.group_size
-                    kept = group if mixed or not args.drop_constant_groups else []
-                    trained += [r for r in kept if r.right or not args.expert_iteration]
+                    trained += self.keep(group, mixed)
                 if len(trained) >= size:
                     break
             trained = trained[:size]
@@ -156,12 +155,10 @@ CASES = {
     "defaults": {"kl_coef": 0.04, **K3},
     "several steps": {**STEPS, **K3, **SLOW},
     "Dr.GRPO": {**STEPS, **K1, "loss_reduction": "constant", "advantage_norm": "none", "greedy_eval": False},
-    "DAPO": {**STEPS, **K1, "loss_reduction": "token", "drop_constant_groups": True, "max_resamples": 2},
-    "long ones": {**K1, "overlong_buffer": 5, "overlong_coef": 0.5, "format_coef": 0.3, "drop_constant_groups": True},
+    "DAPO": {**STEPS, **K1, "loss_reduction": "token", "dynamic_sampling": 3},
+    "long ones": {**K1, "overlong_buffer": 5, "overlong_coef": 0.5, "format_coef": 0.3, "dynamic_sampling": 1},
     "CISPO": {**STEPS, "kl_estimator": "k2_loss", "loss_fn": "cispo", "loss_reduction": "token"},
     "importance sampling": {**STEPS, "kl_estimator": "k2_loss", "loss_fn": "importance_sampling"},
-    "expert iteration": {**STEPS, "kl_estimator": "k2_loss", "expert_iteration": True, "max_resamples": 1},
-    "expert iteration, mixed": {"kl_estimator": "k2_loss", "expert_iteration": True, "drop_constant_groups": True},
     "a template": {**K1, "prompt_template": "concise"},
 }
 
@@ -174,6 +171,50 @@ def test_grpo_is_what_its_formulas_say(problem_file, tmp_path, monkeypatch, fold
     replay = Grpo(args, Recording(monkeypatch, grpo, args))
     replay.run()
     replay.finish(f"grpo.py, {case}")
+
+
+# ---- expert iteration ----------------------------------------------------------------------------------------------
+
+
+class Expert(Grpo):
+    """Kept are the right responses, with advantage 1 and no ratio."""
+
+    def __init__(self, args, recording):
+        without = {"format_coef": 0.0, "overlong_buffer": 0, "kl_estimator": "k3_loss"}
+        without |= {"dynamic_sampling": args.sampling_rounds}
+        super().__init__(types.SimpleNamespace(**vars(args), **without), recording)
+
+    def keep(self, group: list, mixed: bool) -> list:
+        return [response for response in group if response.right]
+
+    def advantages(self, trained: list) -> list[float]:
+        return [1.0] * len(trained)
+
+    def objective(self, new, response, A) -> torch.Tensor:
+        return (A * new).sum()
+
+    def row(self, iteration: int, expected: dict, tokens: int) -> None:
+        unknown = ("format", "groups_mixed", "groups_right", "groups_wrong")
+        super().row(
+            iteration, {k: v for k, v in expected.items() if k not in {f"rollout/{n}" for n in unknown}}, tokens
+        )
+
+
+EXPERT_CASES = {
+    "defaults": K3,
+    "several rounds": {**STEPS, **K3, "sampling_rounds": 2, "loss_reduction": "token", **SLOW},
+}
+
+
+@pytest.mark.parametrize("case", EXPERT_CASES)
+def test_expert_iteration_is_what_its_formulas_say(problem_file, tmp_path, monkeypatch, folders, case):
+    """Every step's weights and every metric agree to 1e-5 with the plain recomputation from what was sampled."""
+    flags = {"policy_lm": folders["llama"]} | SIZES | RATES | EXPERT_CASES[case]
+    flags = {key: value for key, value in flags.items() if key in expert_iteration.Args.__dataclass_fields__}
+    args = small_args(problem_file, tmp_path / "run", script=expert_iteration, **flags)
+    replay = Expert(args, Recording(monkeypatch, expert_iteration, args))
+    replay.run()
+    replay.finish(f"expert_iteration.py, {case}")
 
 
 # ---- ArCHer --------------------------------------------------------------------------------------------------------

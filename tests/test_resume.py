@@ -217,7 +217,7 @@ VARIANTS = {
     "ArCHer": (archer, ARCHER | {"use_baseline": True}),
     "ArCHer in bfloat16": (archer, ARCHER | BF16),
     "GRPO": (grpo, GRPO | {"update_epochs": 2, "num_minibatches": 2, "kl_estimator": "k1_reward"}),
-    "GRPO, further rounds": (grpo, GRPO | {"drop_constant_groups": True, "max_resamples": 2}),
+    "GRPO, further rounds": (grpo, GRPO | {"dynamic_sampling": 3}),
 }
 
 

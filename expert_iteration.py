@@ -1,0 +1,387 @@
+"""Expert iteration: a model answers, its right answers are kept, and it takes supervised steps on them; again.
+
+    x -> o_1 .. o_G ~ pi(.|x)     r_i = verify(o_i) in {0, 1}     kept: the n responses with r_i = 1
+
+minimises over the kept responses with their tokens t
+    sum_i w_i sum_t [ -log pi(o_t) + beta KL_t ]
+    --loss-reduction sequence  w_i = 1 / (n |o_i|)
+                     token     w_i = 1 / sum_j |o_j|
+                     constant  w_i = 1 / (n T_max)       beside grpo.py: A_i is r_i, with neither baseline nor ratio
+
+What is wrong teaches nothing: at the first step the gradient is that of E[r log pi], as REINFORCE's without a baseline.
+
+Papers: Expert Iteration (https://arxiv.org/abs/1705.08439); language models: STaR (2203.14465), ReST-EM (2312.06585).
+Run: python expert_iteration.py. Departures from them:
+1. A rollout gives one step, which goes on from the weights before it; ReST-EM trains the initial model anew each time.
+2. A KL term holds the model to its beginning (--kl-coef 0 leaves it out).
+
+B responses of a rollout, b of a micro-batch, P prompt and T response tokens, M all response tokens of a micro-batch, m
+of a chunk, C hidden size, W vocabulary.
+"""
+
+import os
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+# Waiting threads soon go to sleep: where cores are shared, spinning ones made small models six times slower.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+import numpy as np
+import torch
+import tyro
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+from transformers import GenerationConfig
+
+import common
+import runs
+
+LOGITS_CHUNK = 1024  # response tokens whose logits, (m, W) in float32, exist at once (memory only)
+
+
+@dataclass
+class Args:
+    # ---- experiment
+    exp_name: str = "expert_iteration"  # name of the experiment, a part of the run folder's name
+    seed: int = 1  # seeds the sampling of responses and the order of the problems
+    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: the GPU where there is one, otherwise the CPU
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # of the weights; auto: bfloat16 on a GPU, else float32
+    run_dir: str | None = None  # run folder; by default runs/{dataset}__{exp_name}__{seed}__{time}
+    if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, go on from its last checkpoint, or begin anew
+    track: bool = False  # also send the metrics to Weights & Biases (needs wandb)
+
+    # ---- model and data
+    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded tiny (code: tiny/functions)
+    chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
+    dataset: str = "arithmetic"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file
+    split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
+    eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
+    eval_split: str = "test"  # split to evaluate on
+    min_level: int | None = None  # train on problems of this level or higher only
+    tests_in_prompt: int = 1  # tests of a code problem that the models see; the others cannot be hard-coded
+    prompt_template: str = "none"  # none, baseline, step_by_step, concise, or a .json file: a list of messages
+
+    # ---- rollout
+    groups_per_batch: int = 8  # problems of one iteration (N)
+    group_size: int = 8  # responses to each problem (G)
+    sampling_rounds: int = 1  # sample at most so many rounds, until the batch is full of right responses
+    max_new_tokens: int = 40  # longest response of the solver, in tokens
+    temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
+    top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
+    generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
+    strict_answers: bool = False  # a mathematical answer counts only in \\boxed{}
+    code_timeout: float = 5.0  # seconds after which a program has failed the tests that it has not answered
+    unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
+
+    # ---- algorithm
+    loss_reduction: Literal["sequence", "token", "constant"] = "sequence"  # 1/length (GRPO), sum (DAPO), 1/max
+    kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.04  # beta1 (MLMT-RL: beta_L): weight of the KL
+
+    # ---- optimisation
+    iterations: int = 40  # rollouts, each followed by the updates
+    learning_rate: float = 2e-4  # learning rate of the solver (Adam)
+    lr_warmup_iterations: int = 5  # the language models' learning rates rise linearly over these iterations
+    adam_betas: tuple[float, float] = (0.9, 0.95)  # Adam's decay rates
+    max_grad_norm: float = 1.0  # the gradient of each network is clipped to this norm
+    num_minibatches: int = 1  # optimiser batches (and steps) that a rollout is split into
+    update_epochs: int = 1  # passes over a rollout; with more than one optimiser step the clipped ratio comes into play
+    micro_batch_size: int = 16  # sequences of one forward and backward pass (memory only)
+
+    # ---- logging and checkpoints
+    eval_every: int = 10  # evaluate after every n-th iteration, before the first and after the last
+    eval_size: int = 200  # held-out problems of an evaluation, at most
+    greedy_eval: bool = True  # evaluate greedily too
+    eval_seed: int = 0  # seeds the sampling of every evaluation, apart from training
+    save_every: int = 10  # write a checkpoint after every n-th iteration, and after the last
+    keep_checkpoints: int = 2  # newest checkpoints to keep, beside the best one by training reward; 0 keeps all
+    report: bool = True  # at the end write report.html, the curves and episodes of the run, into the run folder
+
+
+# ---- rollout -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tokens: int, args: Args) -> dict:
+    """Samples one response for each prompt and returns a turn: the tensors that the losses need, and the texts.
+
+    Temperature 0 is greedy: the likeliest token each time.
+
+    prompts: (token ids, prefix length) from encode_prompt. Prompts are padded on the left, responses on the right.
+    response_mask runs to the first end-of-sequence token, inclusive; it never looks at the pad token, often the same.
+    """
+    model.eval()  # with train mode's gradient checkpointing there is no KV cache
+    end_ids = model.generation_config.eos_token_id
+    end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    P = max(len(ids) for ids, _ in prompts)
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context and P + max_new_tokens > context:  # an earlier turn, tokenized again, took more tokens than allowed for
+        raise common.InputError(f"a prompt of {P} tokens and {max_new_tokens} new ones exceed the context of {context}")
+    prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
+    prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
+    greedy = {"do_sample": False}
+    sampled = {"do_sample": True, "temperature": args.temperature, "top_k": 0, "top_p": args.top_p}
+    sampling = GenerationConfig(**(sampled if args.temperature else greedy))
+    sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
+    sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
+    own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
+    response_ids = torch.full((len(prompts), max_new_tokens), pad_id, device=model.device)  # (B, T)
+    by_length = prompt_mask.sum(1).argsort(stable=True)  # prompts of like length share a batch: little padding
+    for rows in by_length.split(args.generation_batch_size):
+        longest = int(prompt_mask[rows].sum(1).max())
+        ids, mask = prompt_ids[rows][:, -longest:], prompt_mask[rows][:, -longest:]
+        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=sampling)
+        response_ids[rows, : output.shape[1] - longest] = output[:, longest:]
+    model.generation_config = own_config
+    ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
+    response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
+    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
+    return {
+        "prompts": prompts,
+        "prompt_ids": prompt_ids,  # (B, P)
+        "prompt_mask": prompt_mask,  # (B, P)
+        "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
+        "response_ids": response_ids,  # (B, T)
+        "response_mask": response_mask,  # (B, T)
+        "truncated": ~ended.any(1),  # (B,)
+        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
+    }
+
+
+def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args) -> dict:
+    """One response to each problem, and its verdict, (B,)."""  # differs: one turn, after a prompt template
+    template = common.load_template(args.prompt_template, problems)
+    prompts = [common.encode_prompt(tokenizers[0], common.attempt_messages(p, template)) for p in problems]
+    turn_1 = generate(models[0], tokenizers[0], prompts, args.max_new_tokens, args)
+    rewards, verdict_log = common.verify_turns([turn_1["texts"]], problems, args)
+    (rewards_1,) = torch.tensor(rewards, device=models[0].device)
+    return {"attempt": turn_1, "rewards_1": rewards_1, "verdict_log": verdict_log}
+
+
+# new in GRPO
+def select(turns: list[dict], rows: list[torch.Tensor]) -> dict:
+    """These rows of several turns as one turn: what the loss reads of them, prompts padded to one length."""
+    P = max(turn["prompt_ids"].shape[1] for turn in turns)
+    selected = {}
+    for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask"):
+        parts = [turn[name][chosen] for turn, chosen in zip(turns, rows)]
+        if name.startswith("prompt"):
+            parts = [torch.nn.functional.pad(part, (P - part.shape[1], 0)) for part in parts]
+        selected[name] = torch.cat(parts)
+    return selected
+
+
+# ---- log-probabilities ----------------------------------------------------------------------------------------------
+
+
+def micro_batches(turn: dict, rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    """The rows in micro-batches, sorted by length to limit padding."""
+    lengths = turn["prompt_mask"][rows].sum(1) + turn["response_mask"][rows].sum(1)
+    return rows[lengths.argsort(stable=True)].split(size)
+
+
+def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
+    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, C)."""
+    P, T = (int(turn[mask][rows].sum(1).max()) for mask in ("prompt_mask", "response_mask"))
+    ids = torch.cat([turn["prompt_ids"][rows][:, -P:], turn["response_ids"][rows][:, :T]], 1)  # (b, P+T)
+    mask = torch.cat([turn["prompt_mask"][rows][:, -P:], turn["response_mask"][rows][:, :T].long()], 1)  # (b, P+T)
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0)  # positions count real tokens, not the padding on the left
+    output = model.base_model(input_ids=ids, attention_mask=mask, position_ids=position_ids, use_cache=False)
+    return output.last_hidden_state
+
+
+def token_logprobs(model, hidden, turn, rows, args) -> tuple[torch.Tensor, torch.Tensor]:
+    """log pi(y_t | prompt, y_<t) at the sampling temperature for every response token, float32, zero elsewhere: (b, T).
+
+    Also the entropy of each token's distribution (only when no gradient is recorded). Logits are made for response
+    tokens only, a chunk at a time, and again in the backward pass: (b, T, W) in float32 never exists at once.
+    """
+    T_all = turn["response_mask"].shape[1]
+    mask = turn["response_mask"][rows]  # (b, T_all)
+    T = int(mask.sum(1).max())
+    targets = turn["response_ids"][rows][mask]  # (M,)
+    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (M, C): the state before a token predicts it
+
+    def chunk(states, targets):  # (m, C), (m,) -> 2 x (m,)
+        log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (m, W)
+        entropy = torch.zeros_like(log_pi[:, 0]) if torch.is_grad_enabled() else -(log_pi.exp() * log_pi).sum(-1)
+        return log_pi.gather(-1, targets[:, None]).squeeze(-1), entropy
+
+    parts = [
+        checkpoint(chunk, *piece, use_reentrant=False, preserve_rng_state=False)  # nothing random is made again
+        for piece in zip(states.split(LOGITS_CHUNK), targets.split(LOGITS_CHUNK))
+    ]
+    zeros = torch.zeros(len(rows), T_all, device=hidden.device)
+    return tuple(zeros.masked_scatter(mask, torch.cat(part)) for part in zip(*parts))  # 2 x (b, T_all)
+
+
+@torch.no_grad()
+def rollout_logprobs(model, turn: dict, args: Args) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities (B, T) and entropies (B, T), without gradient."""
+    batches = micro_batches(turn, torch.arange(len(turn["response_ids"]), device=model.device), args.micro_batch_size)
+    parts = [token_logprobs(model, hidden_states(model, turn, rows), turn, rows, args) for rows in batches]
+    original_order = torch.cat(batches).argsort()
+    return tuple(torch.cat(part)[original_order] for part in zip(*parts))
+
+
+# ---- the method ----------------------------------------------------------------------------------------------------
+
+
+# new in GRPO
+def loss_weights(response_mask: torch.Tensor, reduction: str, max_new_tokens: int) -> torch.Tensor:
+    """w_i, what the sum over a response's tokens is multiplied by; response_mask is the optimiser batch's: (n,)."""
+    lengths = response_mask.sum(1)  # (n,)
+    if reduction == "sequence":
+        return 1 / (len(lengths) * lengths)
+    if reduction == "token":
+        return torch.ones_like(lengths) / lengths.sum()
+    return torch.ones_like(lengths) / (len(lengths) * max_new_tokens)
+
+
+def kl_penalty(new_logprobs, ref_logprobs, estimator: str) -> torch.Tensor:
+    """KL(pi || pi_ref) of each response as a loss, summed over its tokens: (b,). Log-probabilities are 0 off the mask.
+
+    Both policies at the sampling temperature. k2 = (log pi - log pi_ref)^2 / 2; k3 = rho - 1 - log rho with
+    rho = pi_ref / pi, whose expected gradient is that of KL(pi_ref || pi).
+    """
+    log_ratio = new_logprobs - ref_logprobs  # (b, T)
+    if estimator == "k2_loss":
+        return (0.5 * log_ratio**2).sum(1)
+    return (torch.exp(-log_ratio) - 1 + log_ratio).sum(1)
+
+
+def accumulate_gradients(model, turn, rows, args) -> float:
+    """Adds the gradient of one turn's loss over `rows`, an optimiser batch, to .grad; returns the loss without the KL.
+
+    The weights of the responses follow from the whole of `rows`, so micro_batch_size is a memory knob only.
+    """  # differs: supervised
+    policy = 0.0
+    weights = torch.zeros(len(turn["response_mask"]), device=model.device)  # (B,)
+    weights[rows] = loss_weights(turn["response_mask"][rows], args.loss_reduction, args.max_new_tokens)
+    model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
+    for mb in micro_batches(turn, rows, args.micro_batch_size):
+        hidden = hidden_states(model, turn, mb)  # (b, P+T, C)
+        new_logprobs, _ = token_logprobs(model, hidden, turn, mb, args)
+        loss = -(new_logprobs * turn["response_mask"][mb]).sum(1)  # (b,)
+        policy += (weights[mb] * loss).sum().item()
+        loss = loss + args.kl_coef * kl_penalty(new_logprobs, turn["ref_logprobs"][mb], "k3_loss")
+        (weights[mb] * loss).sum().backward()
+    return policy
+
+
+# ---- evaluation and main loop --------------------------------------------------------------------------------------
+
+
+def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Problem], args: Args) -> dict:
+    """The eval/ metrics on held-out problems; saves the episodes.
+
+    Sampled as in training, but from a seed of its own that leaves training's random numbers as they were.
+    """  # differs: one turn, sampled and greedy
+    with torch.random.fork_rng():
+        torch.manual_seed(args.eval_seed)
+        episodes = run_episodes(models, tokenizers, problems, args)
+    runs.log_episodes(run, iteration, "eval", problems, episodes)
+    metrics = {"accuracy_1": float(np.mean(episodes["rewards_1"].tolist()))}
+    if args.greedy_eval:
+        greedy = run_episodes(models, tokenizers, problems, replace(args, temperature=0.0))
+        metrics["greedy_accuracy_1"] = float(np.mean(greedy["rewards_1"].tolist()))
+    return {f"eval/{key}": value for key, value in metrics.items()}
+
+
+def main(args: Args) -> None:
+    run = runs.find(args, __file__)
+    rollout_size = args.groups_per_batch * args.group_size  # responses of one round of sampling
+    train_problems, eval_problems = common.load_problems_for(args)
+    policy_lm = args.policy_lm or runs.embedded_model(train_problems)
+    solver, solver_tokenizer = runs.load_lm(run, policy_lm, "--policy-lm", "solver")
+    reference, _ = runs.load_lm(run, policy_lm, "--policy-lm")  # the KL reference is the initial policy
+    models, tokenizers = (solver, reference), (solver_tokenizer,)
+    problems = train_problems + eval_problems
+    template = common.load_template(args.prompt_template, problems)
+    prompts = [common.attempt_messages(p, template) for p in problems]
+    room = args.max_new_tokens
+    common.check_lengths(solver_tokenizer, prompts, problems, room, solver.config, "--policy-lm")
+
+    solver_optimizer = runs.Adam(solver, lr=args.learning_rate, betas=args.adam_betas)
+    counters = {"rounds": 0}  # of sampling
+    state = {"solver_optimizer": solver_optimizer, "counters": counters}
+    start = runs.begin(run, state, train_problems, eval_problems)
+    if start == 0:
+        metrics = evaluate(run, 0, models, tokenizers, eval_problems, args)
+        runs.log(run, {"iteration": 0} | metrics | {"charts/episodes": 0})
+
+    progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
+    for iteration in progress:
+        iteration_time = time.time()
+        last = iteration == args.iterations
+        warmup = min(1.0, iteration / max(1, args.lr_warmup_iterations))
+        solver_optimizer.lr = args.learning_rate * warmup
+
+        # ---- ROLLOUT
+        sampled, kept = [], []  # of each round: the episodes, the rows to train on
+        for _ in range(args.sampling_rounds):
+            counters["rounds"] += 1
+            rows = common.problem_rows(counters["rounds"], args.groups_per_batch, len(train_problems), args.seed)
+            problems = [train_problems[row] for row in rows for _ in range(args.group_size)]
+            episodes = run_episodes(models, tokenizers, problems, args)
+            keep = episodes["rewards_1"] == 1  # (B,)
+            sampled.append(episodes)
+            kept.append(keep.nonzero().squeeze(1)[: rollout_size - sum(map(len, kept))])
+            if sum(map(len, kept)) == rollout_size:
+                break
+
+        # ---- REWARDS AND ADVANTAGES: 1 for what is kept
+        turn, trained = select([episodes["attempt"] for episodes in sampled], kept), sum(map(len, kept))
+        if trained:
+            turn["logprobs"], entropy = rollout_logprobs(solver, turn, args)  # (B, T)
+            turn["ref_logprobs"] = rollout_logprobs(reference, turn, args)[0]
+            kl = (turn["logprobs"] - turn["ref_logprobs"]).sum(1)  # (B,) of each response, for the log
+
+        # ---- UPDATE
+        losses = defaultdict(list)  # of each optimiser step
+        shuffles = [torch.randperm(trained, device=run.device) for _ in range(args.update_epochs)]
+        batches = [batch for shuffle in shuffles for batch in shuffle.chunk(args.num_minibatches) if len(batch)]
+        for batch in batches:
+            losses["policy_solver"].append(accumulate_gradients(solver, turn, batch, args))
+            losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm))
+
+        # ---- LOG
+        verdicts = torch.cat([e["rewards_1"] for e in sampled])
+        lengths = torch.cat([e["attempt"]["response_mask"].sum(1) for e in sampled]).float()
+        undecided = [e["verdict_log"]["rollout/undecided"] for e in sampled]
+        row = {
+            "iteration": iteration,
+            "rollout/accuracy_1": verdicts.mean().item(),
+            "rollout/reward": verdicts.mean().item(),
+            "rollout/trained_responses": trained,
+            "rollout/response_length_1": lengths.mean().item(),
+            "rollout/truncated": torch.cat([e["attempt"]["truncated"] for e in sampled]).float().mean().item(),
+            "rollout/undecided": common.mean(undecided),
+            "losses/policy_solver": common.mean(losses["policy_solver"]),
+            "losses/kl_solver": kl.mean().item() if trained else None,
+            "losses/entropy": (entropy.sum() / turn["response_mask"].sum()).item() if trained else None,
+            "losses/grad_norm_solver": common.mean(losses["grad_norm_solver"]),
+            "charts/episodes": counters["rounds"] * rollout_size,
+            "charts/verify_seconds": sum(e["verdict_log"]["charts/verify_seconds"] for e in sampled),
+            "charts/tokens_per_second": lengths.sum().item() / (time.time() - iteration_time),
+            "charts/learning_rate": args.learning_rate * warmup,
+        }
+        progress.set_postfix_str(f"accuracy {row['rollout/accuracy_1']:.2f}, trained on {trained}")
+
+        # ---- EVAL
+        if last or iteration % args.eval_every == 0:
+            runs.log_episodes(run, iteration, "rollout", problems, episodes)
+            row |= evaluate(run, iteration, models, tokenizers, eval_problems, args)
+        runs.log(run, row)
+
+        # ---- CHECKPOINT
+        if last or iteration % args.save_every == 0:
+            runs.save(run, iteration, {"solver": (solver, solver_tokenizer)}, state)
+    runs.finish(run)
+
+
+if __name__ == "__main__":
+    common.run(main, tyro.cli(Args, description=__doc__), "expert_iteration.py")

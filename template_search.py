@@ -1,0 +1,162 @@
+"""Chooses a prompt template: successive halving over a folder of them, by a model's accuracy on training problems.
+
+    python template_search.py --templates FOLDER --output best.json
+    python grpo.py --prompt-template best.json
+
+Each .json file of the folder is a list of chat messages that stand before every problem (problems/prompts.py). All
+candidates answer the first problems, the better half twice as many further ones, and so on; what counts is the accuracy
+over all problems so far. Ties go by name. Every measurement is printed; no problem of the evaluation is used.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+# Waiting threads soon go to sleep: where cores are shared, spinning ones made small models six times slower.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+import numpy as np
+import torch
+import tyro
+from transformers import GenerationConfig
+
+import common
+import runs
+
+
+@dataclass
+class Args:
+    # ---- experiment
+    templates: str  # folder of .json files
+    output: str = "best_template.json"  # where the best one is written, for --prompt-template
+    search_size: int = 50  # problems of round one; each further one: half the templates, twice the problems
+    seed: int = 1  # seeds the choice of the problems and the sampling
+    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: the GPU where there is one, otherwise the CPU
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # of the weights; auto: bfloat16 on a GPU, else float32
+
+    # ---- model and data
+    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded tiny (code: tiny/functions)
+    chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
+    dataset: str = "arithmetic"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file
+    split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
+    eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
+    eval_split: str = "test"  # split to evaluate on
+    tests_in_prompt: int = 1  # tests of a code problem that the models see; the others cannot be hard-coded
+
+    # ---- rollout
+    max_new_tokens: int = 40  # longest response of the solver, in tokens
+    temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
+    top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
+    generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
+    strict_answers: bool = False  # a mathematical answer counts only in \\boxed{}
+    code_timeout: float = 5.0  # seconds after which a program has failed the tests that it has not answered
+    unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
+
+
+@torch.no_grad()
+def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tokens: int, args: Args) -> dict:
+    """Samples one response for each prompt and returns a turn: the tensors that the losses need, and the texts.
+
+    Temperature 0 is greedy: the likeliest token each time.
+
+    prompts: (token ids, prefix length) from encode_prompt. Prompts are padded on the left, responses on the right.
+    response_mask runs to the first end-of-sequence token, inclusive; it never looks at the pad token, often the same.
+    """
+    model.eval()  # with train mode's gradient checkpointing there is no KV cache
+    end_ids = model.generation_config.eos_token_id
+    end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    P = max(len(ids) for ids, _ in prompts)
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context and P + max_new_tokens > context:  # an earlier turn, tokenized again, took more tokens than allowed for
+        raise common.InputError(f"a prompt of {P} tokens and {max_new_tokens} new ones exceed the context of {context}")
+    prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
+    prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
+    greedy = {"do_sample": False}
+    sampled = {"do_sample": True, "temperature": args.temperature, "top_k": 0, "top_p": args.top_p}
+    sampling = GenerationConfig(**(sampled if args.temperature else greedy))
+    sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
+    sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
+    own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
+    response_ids = torch.full((len(prompts), max_new_tokens), pad_id, device=model.device)  # (B, T)
+    by_length = prompt_mask.sum(1).argsort(stable=True)  # prompts of like length share a batch: little padding
+    for rows in by_length.split(args.generation_batch_size):
+        longest = int(prompt_mask[rows].sum(1).max())
+        ids, mask = prompt_ids[rows][:, -longest:], prompt_mask[rows][:, -longest:]
+        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=sampling)
+        response_ids[rows, : output.shape[1] - longest] = output[:, longest:]
+    model.generation_config = own_config
+    ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
+    response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
+    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
+    return {
+        "prompts": prompts,
+        "prompt_ids": prompt_ids,  # (B, P)
+        "prompt_mask": prompt_mask,  # (B, P)
+        "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
+        "response_ids": response_ids,  # (B, T)
+        "response_mask": response_mask,  # (B, T)
+        "truncated": ~ended.any(1),  # (B,)
+        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
+    }
+
+
+def accuracy(model, tokenizer, problems: list[common.Problem], messages: list, args: Args) -> float:
+    """The share of problems that the model gets right after these messages, one response each, always from one seed."""
+    torch.manual_seed(args.seed)
+    prompts = [common.encode_prompt(tokenizer, common.attempt_messages(p, messages)) for p in problems]
+    texts = generate(model, tokenizer, prompts, args.max_new_tokens, args)["texts"]
+    (rewards,), _ = common.verify_turns([texts], problems, args)
+    return float(np.mean(rewards))
+
+
+def search(names: list[str], size: int, problems: list[common.Problem], measure) -> str:
+    """The best name; measure(name, problems) is its accuracy on them."""
+    alive, used, right = sorted(names), 0, dict.fromkeys(names, 0.0)
+    while len(alive) > 1:
+        chosen, used = problems[used : used + size], used + size
+        for name in alive:
+            right[name] += measure(name, chosen) * len(chosen)
+        alive = sorted(alive, key=lambda name: -right[name])  # stable: equal ones stay in the order of their names
+        print(f"{used} problems: " + ", ".join(f"{Path(name).name} {right[name] / used:.3f}" for name in alive))
+        alive, size = alive[: (len(alive) + 1) // 2], 2 * size
+    return alive[0]
+
+
+def main(args: Args) -> None:
+    common.check_args(args)
+    run = runs.place(args)
+    names = sorted(str(path) for path in Path(args.templates).glob("*.json"))
+    if not names:
+        raise common.InputError(f"--templates {args.templates} holds no .json file")
+    if Path(args.output).exists():
+        raise common.InputError(f"--output {args.output} exists: name another file")
+    problems, _ = common.load_train_and_eval(
+        args.dataset, args.split, args.eval_dataset or args.dataset, args.eval_split, 1, None, args.tests_in_prompt
+    )
+    needed = args.search_size * (2 ** (len(names) - 1).bit_length() - 1)  # n, 2 n, 4 n ..., for ever fewer templates
+    if needed > len(problems):
+        raise common.InputError(f"--search-size {args.search_size}: {len(names)} templates need {needed} problems")
+    order = np.random.default_rng(args.seed).permutation(len(problems))[:needed]
+    problems = [problems[i] for i in order]
+    templates = {name: common.load_template(name, problems) for name in names}
+    policy_lm = args.policy_lm or runs.embedded_model(problems)
+    model, tokenizer = runs.load_lm(run, policy_lm, "--policy-lm")
+    for messages in templates.values():
+        prompts = [common.attempt_messages(p, messages) for p in problems]
+        common.check_lengths(tokenizer, prompts, problems, args.max_new_tokens, model.config, "--policy-lm")
+    print(f"{len(names)} templates, {needed} problems; {run.named}{common.sandbox_for(problems, args.unsafe_code)}")
+    best = search(
+        names, args.search_size, problems, lambda name, part: accuracy(model, tokenizer, part, templates[name], args)
+    )
+    try:
+        common.write_file(Path(args.output), json.dumps(templates[best], indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise common.InputError(f"--output {args.output} cannot be written: {error.strerror}") from error
+    print(f"the best is {best}; train with it: python grpo.py --prompt-template {args.output}")
+
+
+if __name__ == "__main__":
+    common.run(main, tyro.cli(Args, description=__doc__), "template_search.py")
