@@ -113,9 +113,7 @@ class Args:
 
 @torch.no_grad()
 def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tokens: int, args: Args) -> dict:
-    """Samples one response for each prompt and returns a turn: the tensors that the losses need, and the texts.
-
-    Temperature 0 is greedy: the likeliest token each time.
+    """Samples one response for each prompt (greedily at temperature 0): a turn, with its tensors and texts.
 
     prompts: (token ids, prefix length) from encode_prompt. Prompts are padded on the left, responses on the right.
     response_mask runs to the first end-of-sequence token, inclusive; it never looks at the pad token, often the same.
@@ -386,8 +384,8 @@ def main(args: Args) -> None:
         state |= {"baseline_head": baseline_head, "baseline_optimizer": baseline_optimizer}
     start = runs.begin(run, state, train_problems, eval_problems)
     if start == 0:
-        metrics = evaluate(run, 0, models, tokenizers, eval_problems, args)
-        runs.log(run, {"iteration": 0} | metrics | {"charts/episodes": 0})
+        row = {"iteration": 0, "charts/episodes": 0}
+        runs.log(run, row | evaluate(run, 0, models, tokenizers, eval_problems, args))
 
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
@@ -434,8 +432,7 @@ def main(args: Args) -> None:
                 q_sum, v_sum = q_sum + q_loss.sum().item(), v_sum + v_loss.sum().item()
             losses["critic_q"].append(q_sum / len(batch))
             losses["critic_v"].append(v_sum / len(batch))
-            norm = critic_optimizer.step(args.max_grad_norm)
-            losses["grad_norm_critic"].append(norm)
+            losses["grad_norm_critic"].append(critic_optimizer.step(args.max_grad_norm))
             polyak_step(target, critic, args.tau)
 
         # The actor: each step on fresh responses, which the critic alone judges.
@@ -451,8 +448,7 @@ def main(args: Args) -> None:
             losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm))
             if baseline_head:
                 losses["baseline"].append(baseline)
-                norm = baseline_optimizer.step(args.max_grad_norm)
-                losses["grad_norm_baseline"].append(norm)
+                losses["grad_norm_baseline"].append(baseline_optimizer.step(args.max_grad_norm))
 
         # ---- LOG
         length_1 = turn_1["response_mask"].sum(1).float()

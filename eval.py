@@ -75,9 +75,7 @@ class Args:
 
 @torch.no_grad()
 def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tokens: int, args: Args) -> dict:
-    """Samples one response for each prompt and returns a turn: the tensors that the losses need, and the texts.
-
-    Temperature 0 is greedy: the likeliest token each time.
+    """Samples one response for each prompt (greedily at temperature 0): a turn, with its tensors and texts.
 
     prompts: (token ids, prefix length) from encode_prompt. Prompts are padded on the left, responses on the right.
     response_mask runs to the first end-of-sequence token, inclusive; it never looks at the pad token, often the same.

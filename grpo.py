@@ -114,9 +114,7 @@ class Args:
 
 @torch.no_grad()
 def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tokens: int, args: Args) -> dict:
-    """Samples one response for each prompt and returns a turn: the tensors that the losses need, and the texts.
-
-    Temperature 0 is greedy: the likeliest token each time.
+    """Samples one response for each prompt (greedily at temperature 0): a turn, with its tensors and texts.
 
     prompts: (token ids, prefix length) from encode_prompt. Prompts are padded on the left, responses on the right.
     response_mask runs to the first end-of-sequence token, inclusive; it never looks at the pad token, often the same.
@@ -385,8 +383,8 @@ def main(args: Args) -> None:
     state = {"solver_optimizer": solver_optimizer, "counters": counters}
     start = runs.begin(run, state, train_problems, eval_problems)
     if start == 0:
-        metrics = evaluate(run, 0, models, tokenizers, eval_problems, args)
-        runs.log(run, {"iteration": 0} | metrics | {"charts/episodes": 0})
+        row = {"iteration": 0, "charts/episodes": 0}
+        runs.log(run, row | evaluate(run, 0, models, tokenizers, eval_problems, args))
 
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:

@@ -121,9 +121,7 @@ class Args:
 
 @torch.no_grad()
 def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tokens: int, args: Args) -> dict:
-    """Samples one response for each prompt and returns a turn: the tensors that the losses need, and the texts.
-
-    Temperature 0 is greedy: the likeliest token each time.
+    """Samples one response for each prompt (greedily at temperature 0): a turn, with its tensors and texts.
 
     prompts: (token ids, prefix length) from encode_prompt. Prompts are padded on the left, responses on the right.
     response_mask runs to the first end-of-sequence token, inclusive; it never looks at the pad token, often the same.
@@ -408,8 +406,8 @@ def main(args: Args) -> None:
     state |= {"value_head": value_head, "value_optimizer": value_optimizer}
     start = runs.begin(run, state, train_problems, eval_problems)
     if start == 0:
-        metrics = evaluate(run, 0, models, tokenizers, eval_problems, args)
-        runs.log(run, {"iteration": 0} | metrics | {"charts/episodes": 0})
+        row = {"iteration": 0, "charts/episodes": 0}
+        runs.log(run, row | evaluate(run, 0, models, tokenizers, eval_problems, args))
 
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
@@ -461,15 +459,13 @@ def main(args: Args) -> None:
             rewards_star = torch.tensor(verdicts, device=run.device).view(args.star_samples, -1).mean(0)  # (B,)
         _, A_g, _ = credit(args, stage1, rewards_1, rewards_2, values, *penalties, rewards_star)  # (B,)
         for batch in batches:
-            value_target = (value_head, rewards_2)
-            A = A_g if train_feedback else None
-            policy, value = accumulate_gradients(feedback, turn_g, batch, A, args.guidance_kl_coef, args, *value_target)
+            A, beta = A_g if train_feedback else None, args.guidance_kl_coef
+            policy, value = accumulate_gradients(feedback, turn_g, batch, A, beta, args, value_head, rewards_2)
             losses["value"].append(value)
             losses["grad_norm_value"].append(value_optimizer.step(args.max_grad_norm))
             if train_feedback:
                 losses["policy_feedback"].append(policy)
-                norm = feedback_optimizer.step(args.max_grad_norm)
-                losses["grad_norm_feedback"].append(norm)
+                losses["grad_norm_feedback"].append(feedback_optimizer.step(args.max_grad_norm))
 
         # ---- LOG
         length_1, length_g, length_2 = (turn["response_mask"].sum(1).float() for turn in (turn_1, turn_g, turn_2))

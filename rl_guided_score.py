@@ -117,9 +117,7 @@ class Args:
 
 @torch.no_grad()
 def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tokens: int, args: Args) -> dict:
-    """Samples one response for each prompt and returns a turn: the tensors that the losses need, and the texts.
-
-    Temperature 0 is greedy: the likeliest token each time.
+    """Samples one response for each prompt (greedily at temperature 0): a turn, with its tensors and texts.
 
     prompts: (token ids, prefix length) from encode_prompt. Prompts are padded on the left, responses on the right.
     response_mask runs to the first end-of-sequence token, inclusive; it never looks at the pad token, often the same.
@@ -353,8 +351,8 @@ def main(args: Args) -> None:
     state = {"solver_optimizer": solver_optimizer, "feedback_optimizer": feedback_optimizer}
     start = runs.begin(run, state, train_problems, eval_problems)
     if start == 0:
-        metrics = evaluate(run, 0, models, tokenizers, eval_problems, args)
-        runs.log(run, {"iteration": 0} | metrics | {"charts/episodes": 0})
+        row = {"iteration": 0, "charts/episodes": 0}
+        runs.log(run, row | evaluate(run, 0, models, tokenizers, eval_problems, args))
 
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
@@ -396,8 +394,7 @@ def main(args: Args) -> None:
         for batch in batches if args.train_guidance_model else []:
             policy = accumulate_gradients(feedback, turn_g, batch, A_g, args.guidance_kl_coef, args)
             losses["policy_feedback"].append(policy)
-            norm = feedback_optimizer.step(args.max_grad_norm)
-            losses["grad_norm_feedback"].append(norm)
+            losses["grad_norm_feedback"].append(feedback_optimizer.step(args.max_grad_norm))
 
         # ---- LOG
         length_1, length_g, length_2 = (turn["response_mask"].sum(1).float() for turn in (turn_1, turn_g, turn_2))

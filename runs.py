@@ -115,18 +115,11 @@ class Adam:
 
                 weight.register_post_accumulate_grad_hook(move_gradient)
             self.masters.append(master)
-        self.adam = torch.optim.Adam(self.masters, lr=lr, betas=betas)
-
-    @property
-    def lr(self) -> float:
-        return self.adam.param_groups[0]["lr"]
-
-    @lr.setter
-    def lr(self, lr: float) -> None:
-        self.adam.param_groups[0]["lr"] = lr
+        self.lr, self.adam = lr, torch.optim.Adam(self.masters, lr=lr, betas=betas)
 
     def step(self, max_norm: float) -> float:
-        """Clips, steps, copies the masters into the weights, clears the gradients; returns the norm before clipping."""
+        """Clips, steps at self.lr, updates the weights, clears the gradients. Returns the norm before clipping."""
+        self.adam.param_groups[0]["lr"] = self.lr
         norm = torch.nn.utils.clip_grad_norm_(self.masters, max_norm).item()
         self.adam.step()
         with torch.no_grad():
@@ -229,9 +222,8 @@ def open_folder(folder: Path, args, iteration: int | None) -> None:
         if args.if_run_exists == "delete" and folder.exists():
             shutil.rmtree(folder.rename(folder.with_name(folder.name + ".deleted")))
         folder.mkdir(parents=True, exist_ok=True)
-        packages = {
-            name: version(name) for name in ("numpy", "torch", "transformers", "tokenizers", "datasets", "tyro")
-        }
+        names = ("numpy", "torch", "transformers", "tokenizers", "datasets", "tyro")
+        packages = {name: version(name) for name in names}
         config = {"args": asdict(args), "git_commit": git_commit(), "packages": packages}
         common.write_file(folder / "config.json", json.dumps(config, indent=2) + "\n")
         for name in ROW_FILES if iteration is not None else ():
@@ -313,8 +305,8 @@ def save(run, iteration: int, models: dict, state: dict) -> None:
         model.save_pretrained(temporary / name)
         tokenizer.save_pretrained(temporary / name)
     parts = {name: part if isinstance(part, dict) else part.state_dict() for name, part in state.items()}
-    trainer = {"iteration": iteration, "seconds": time.time() - run.start_time, "state": parts}
-    trainer |= {"rng": torch.get_rng_state()}
+    trainer = {"iteration": iteration, "seconds": time.time() - run.start_time}
+    trainer |= {"state": parts, "rng": torch.get_rng_state()}
     if run.device == "cuda":
         trainer["cuda_rng"] = torch.cuda.get_rng_state()
     torch.save(trainer, temporary / "trainer.pt")
