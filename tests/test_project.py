@@ -146,6 +146,12 @@ def test_common_does_not_import_torch():
         assert not {"torch", "runs"} & {name for node in ast.walk(tree) for name in imported(node)}, path.name
 
 
+def test_figures_needs_numpy_and_common_alone():
+    """Saved evaluations are summarised and compared without torch."""
+    tree = ast.parse((ROOT / "figures.py").read_text(encoding="utf-8"))
+    assert {name for node in ast.walk(tree) for name in imported(node)} - importlib_stdlib() == {"numpy", "common"}
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_every_flag_is_read_documented_and_in_the_readme(path):
     """A flag says what it is, something reads it, and the README states its default."""
