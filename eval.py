@@ -61,7 +61,7 @@ class Args:
     eval_seed: int = 0  # seeds the sampling
     block_size: int = 200  # most episodes sampled, judged and written together; a cut loses one block
     generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
-    strict_answers: bool = False  # a mathematical answer counts only in \\boxed{}
+    strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # seconds after which a program has failed the tests that it has not answered
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
 
@@ -240,6 +240,7 @@ def training_settings(args: Args) -> Args:
     same += ("top_p", "max_new_tokens", "max_feedback_tokens", "eval_seed", "generation_batch_size", "strict_answers")
     settings = {name: config[name] for name in (*same, "code_timeout") if name in config}
     settings |= {"dataset": (config["eval_dataset"] or config["dataset"],), "split": config["eval_split"]}
+    settings["chat_template"] = config["chat_template"] not in (False, "off")  # older runs have auto, on or off
     settings |= {"limit": config["eval_size"], "block_size": config["eval_size"], "samples": 1}
     return replace(args, **settings, turns=2 if "eval/accuracy_2" in first_row else 1)
 

@@ -74,7 +74,7 @@ class Args:
     temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
     generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
-    strict_answers: bool = False  # a mathematical answer counts only in \\boxed{}
+    strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # seconds after which a program has failed the tests that it has not answered
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
 

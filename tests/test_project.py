@@ -42,7 +42,7 @@ def definitions(source: str) -> dict[str, str]:
 def disagreements(scripts: dict[str, str]) -> list[str]:
     """What has one name and two texts in the sources of several scripts: functions, flags (type and description).
 
-    A function whose text says `# differs: why` is left out, and so are the flags of eval.py and report.py.
+    A function whose text says `# differs: why` is left out, and so are the flags of the tools.
     """
     seen: dict[str, tuple[str, str]] = {}
     found = []

@@ -156,7 +156,7 @@ CASES = {
     "several steps": {**STEPS, **K3, **SLOW},
     "Dr.GRPO": {**STEPS, **K1, "loss_reduction": "constant", "advantage_norm": "none", "greedy_eval": False},
     "DAPO": {**STEPS, **K1, "loss_reduction": "token", "dynamic_sampling": 3},
-    "long ones": {**K1, "overlong_buffer": 5, "overlong_coef": 0.5, "format_coef": 0.3, "dynamic_sampling": 1},
+    "long ones": {**K1, "overlong_buffer": 5, "overlong_coef": 0.5, "format_coef": 0.3, "dynamic_sampling": 3},
     "CISPO": {**STEPS, "kl_estimator": "k2_loss", "loss_fn": "cispo", "loss_reduction": "token"},
     "importance sampling": {**STEPS, "kl_estimator": "k2_loss", "loss_fn": "importance_sampling"},
     "a template": {**K1, "prompt_template": "concise"},
