@@ -8,7 +8,8 @@ minimises over the kept responses with their tokens t
                      token     w_i = 1 / sum_j |o_j|
                      constant  w_i = 1 / (n T_max)       beside grpo.py: A_i is r_i, with neither baseline nor ratio
 
-What is wrong teaches nothing: at the first step the gradient is that of E[r log pi], as REINFORCE's without a baseline.
+What is wrong teaches nothing. With --loss-reduction constant and no KL, a rollout's first step has the direction of
+REINFORCE without a baseline, sum_i r_i grad log pi(o_i).
 
 Papers: Expert Iteration (https://arxiv.org/abs/1705.08439); language models: STaR (2203.14465), ReST-EM (2312.06585).
 Run: python expert_iteration.py. Departures from them:
@@ -87,7 +88,7 @@ class Args:
     adam_betas: tuple[float, float] = (0.9, 0.95)  # Adam's decay rates
     max_grad_norm: float = 1.0  # the gradient of each network is clipped to this norm
     num_minibatches: int = 1  # optimiser batches (and steps) that a rollout is split into
-    update_epochs: int = 1  # passes over a rollout; with more than one optimiser step the clipped ratio comes into play
+    update_epochs: int = 1  # passes over a rollout
     micro_batch_size: int = 16  # sequences of one forward and backward pass (memory only)
 
     # ---- logging and checkpoints

@@ -96,7 +96,7 @@ class Args:
     adam_betas: tuple[float, float] = (0.9, 0.95)  # Adam's decay rates
     max_grad_norm: float = 1.0  # the gradient of each network is clipped to this norm
     num_minibatches: int = 1  # optimiser batches (and steps) that a rollout is split into
-    update_epochs: int = 1  # passes over a rollout; with more than one optimiser step the clipped ratio comes into play
+    update_epochs: int = 1  # passes over a rollout
     micro_batch_size: int = 16  # sequences of one forward and backward pass (memory only)
 
     # ---- logging and checkpoints

@@ -96,8 +96,8 @@ class Args:
     adam_betas: tuple[float, float] = (0.9, 0.95)  # Adam's decay rates
     max_grad_norm: float = 1.0  # the gradient of each network is clipped to this norm
     num_minibatches: int = 1  # optimiser batches (and steps) that a rollout is split into
-    update_epochs: int = 1  # passes over a rollout; with more than one optimiser step the clipped ratio comes into play
-    clip_coef: float = 0.2  # epsilon of the clipped ratio
+    update_epochs: int = 1  # passes over a rollout
+    clip_coef: float = 0.2  # epsilon of the clipped ratio, which is 1 at the first step of a rollout
     micro_batch_size: int = 16  # sequences of one forward and backward pass (memory only)
 
     # ---- logging and checkpoints

@@ -131,6 +131,8 @@ def main(args: Args) -> None:
         raise common.InputError(f"--templates {args.templates} holds no .json file")
     if Path(args.output).exists():
         raise common.InputError(f"--output {args.output} exists: name another file")
+    if not Path(args.output).parent.is_dir():
+        raise common.InputError(f"--output {args.output}: there is no folder {Path(args.output).parent}")
     problems, _ = common.load_train_and_eval(
         args.dataset, args.split, args.eval_dataset or args.dataset, args.eval_split, 1, None, args.tests_in_prompt
     )

@@ -237,6 +237,13 @@ MUTANTS = [
     ("mlmt_rl.py", "(ended.cumsum(1) - ended.long()) == 0", "ended.cumsum(1) == 0"),
     ("expert_iteration.py", "loss = -(new_logprobs *", 'loss = -(turn["logprobs"][mb] * new_logprobs *'),
     ("expert_iteration.py", "loss + args.kl_coef * kl_penalty", "loss + kl_penalty"),
+    # ---- runs.py
+    ("runs.py", 'self.adam.param_groups[0]["lr"] = self.lr', "pass"),
+    ("runs.py", "clip_grad_norm_(self.masters, max_norm)", "clip_grad_norm_(self.masters, 1e9)"),
+    ("runs.py", '"masters": masters}', '"masters": []}'),
+    ("runs.py", "                    weight.copy_(master)", "                    pass"),
+    ("runs.py", 'torch.set_rng_state(trainer["rng"])', "pass"),
+    ("runs.py", "str(run.resumed / trained_as)", 'str(run.resumed / "solver")'),
     # ---- which mean
     ("mlmt_rl.py", "(kl[0] + kl[2]).mean()", "kl[2].mean()"),
     ("mlmt_rl.py", "kl[1].mean().item()", "(kl[1] / length_g).mean().item()"),
