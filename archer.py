@@ -18,29 +18,23 @@ Departures from the paper:
 3. b is a linear head on the actor's own states, which its loss does not move.
 The embedded task is `functions`, not `arithmetic`: a critic of this size learns to compare lines, but not to do sums.
 
-B responses of a batch, b of a micro-batch, P prompt and T response tokens, M all response tokens of a micro-batch, m
-of a chunk, C hidden size, W vocabulary.
+B responses (b of a micro-batch), P prompt, T response tokens, M of a micro-batch, m of a chunk, C hidden, W vocabulary.
 """
 
 import copy
-import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
-# Waiting threads soon go to sleep: where cores are shared, spinning ones made small models six times slower.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+import common
+import runs
 
 import numpy as np
 import torch
-import tyro
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, GenerationConfig
-
-import common
-import runs
 
 LOGITS_CHUNK = 1024  # response tokens whose logits, (m, W) in float32, exist at once (memory only)
 
@@ -55,6 +49,7 @@ class Args:
     run_dir: str | None = None  # run folder; by default runs/{dataset}__{exp_name}__{seed}__{time}
     if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, go on from its last checkpoint, or begin anew
     track: bool = False  # also send the metrics to Weights & Biases (needs wandb)
+    wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded tiny (code: tiny/functions)
@@ -75,7 +70,7 @@ class Args:
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
     generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
-    code_timeout: float = 5.0  # seconds after which a program has failed the tests that it has not answered
+    code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
 
     # ---- algorithm
@@ -122,15 +117,12 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     end_ids = model.generation_config.eos_token_id
     end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    prompts, cut = common.fit_prompts(prompts, model.config, max_new_tokens)
     P = max(len(ids) for ids, _ in prompts)
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context and P + max_new_tokens > context:  # an earlier turn, tokenized again, took more tokens than allowed for
-        raise common.InputError(f"a prompt of {P} tokens and {max_new_tokens} new ones exceed the context of {context}")
     prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
     prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
-    greedy = {"do_sample": False}
     sampled = {"do_sample": True, "temperature": args.temperature, "top_k": 0, "top_p": args.top_p}
-    sampling = GenerationConfig(**(sampled if args.temperature else greedy))
+    sampling = GenerationConfig(**(sampled if args.temperature else {"do_sample": False}))
     sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
     sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
     own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
@@ -144,7 +136,6 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     model.generation_config = own_config
     ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
     response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
-    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
     return {
         "prompts": prompts,
         "prompt_ids": prompt_ids,  # (B, P)
@@ -152,8 +143,8 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
         "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
         "response_ids": response_ids,  # (B, T)
         "response_mask": response_mask,  # (B, T)
-        "truncated": ~ended.any(1),  # (B,)
-        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
+        "truncated": ~ended.any(1) | torch.tensor(cut, device=model.device),  # (B,)
+        "texts": [common.decode(tokenizer, ids[mask].tolist()) for ids, mask in zip(response_ids, response_mask)],
     }
 
 
@@ -321,7 +312,7 @@ def accumulate_gradients(model, turn, advantages, args, baseline_head=None) -> t
 
     The responses are fresh: no ratio. Sums over tokens are divided by B, so micro_batch_size is a memory knob only.
     """  # differs: ArCHer's actor, no ratio and no KL
-    policy = baseline = 0.0
+    total_loss = total_baseline_loss = 0.0
     B = len(advantages)
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
     for mb in micro_batches(turn, torch.arange(B, device=model.device), args.micro_batch_size):
@@ -335,10 +326,10 @@ def accumulate_gradients(model, turn, advantages, args, baseline_head=None) -> t
             baseline_loss = ((b - A).pow(2) * mask).sum(1)
             A = A - b.detach()
         loss = -(A * logprobs * mask).sum(1)
-        policy += loss.sum().item() / B
-        baseline += baseline_loss.sum().item() / B
+        total_loss += loss.sum().item() / B
+        total_baseline_loss += baseline_loss.sum().item() / B
         ((loss + baseline_loss).sum() / B).backward()
-    return policy, baseline
+    return total_loss, total_baseline_loss
 
 
 # ---- evaluation and main loop --------------------------------------------------------------------------------------
@@ -366,11 +357,12 @@ def main(args: Args) -> None:
     critic_lm = args.critic_lm or (policy_lm if policy_lm in runs.EMBEDDED_MODELS else "roberta-base")
     critic = Critic(*load_encoder(critic_lm, run.device), args.critic_input == "joint").to(run.device)
     target = copy.deepcopy(critic).requires_grad_(False)
-    baseline_head = torch.nn.Linear(solver.config.hidden_size, 1, device=run.device) if args.use_baseline else None
+    C = solver.get_output_embeddings().in_features
+    baseline_head = torch.nn.Linear(C, 1, device=run.device) if args.use_baseline else None
     problems = train_problems + eval_problems
     prompts = [common.attempt_messages(p) for p in problems]
     room = args.max_new_tokens
-    common.check_lengths(solver_tokenizer, prompts, problems, room, solver.config, "--policy-lm")
+    runs.check_prompts(run, solver, solver_tokenizer, prompts, problems, room, "--policy-lm")
     train_prompts = [common.encode_prompt(solver_tokenizer, common.attempt_messages(p)) for p in train_problems]
     states = [common.attempt_messages(p)[0]["content"] + "\n" for p in train_problems]  # what the critic reads of s
     buffer: dict[str, list] = {"problems": [], "responses": [], "rewards": []}  # D: rows of train_problems, texts, r
@@ -384,13 +376,13 @@ def main(args: Args) -> None:
         state |= {"baseline_head": baseline_head, "baseline_optimizer": baseline_optimizer}
     start = runs.begin(run, state, train_problems, eval_problems)
     if start == 0:
-        row = {"iteration": 0, "charts/episodes": 0}
-        runs.log(run, row | evaluate(run, 0, models, tokenizers, eval_problems, args))
+        runs.log(
+            run, {"iteration": 0, "charts/episodes": 0} | evaluate(run, 0, models, tokenizers, eval_problems, args)
+        )
 
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
         iteration_time = time.time()
-        last = iteration == args.iterations
         warmup = min(1.0, max(0, iteration - args.warmup_iterations) / max(1, args.lr_warmup_iterations))
         solver_optimizer.lr = args.learning_rate * warmup
 
@@ -453,7 +445,7 @@ def main(args: Args) -> None:
         # ---- LOG
         length_1 = turn_1["response_mask"].sum(1).float()
         read = critic.tokenize(rollout_states, turn_1["texts"]).attention_mask.sum(1)
-        row = {
+        metrics = {
             "iteration": iteration,
             "rollout/accuracy_1": rewards_1.mean().item(),
             "rollout/reward": rewards_1.mean().item(),
@@ -475,19 +467,18 @@ def main(args: Args) -> None:
             "charts/tokens_per_second": tokens / (time.time() - iteration_time),
             "charts/learning_rate": args.learning_rate * warmup,
         }
-        progress.set_postfix_str(f"accuracy {row['rollout/accuracy_1']:.2f}, critic's AUC {critic_auc or 0:.2f}")
+        progress.set_postfix_str(f"accuracy {metrics['rollout/accuracy_1']:.2f}, critic's AUC {critic_auc or 0:.2f}")
 
         # ---- EVAL
-        if last or iteration % args.eval_every == 0:
+        if iteration == args.iterations or iteration % args.eval_every == 0:
             runs.log_episodes(run, iteration, "rollout", problems, episodes)
-            row |= evaluate(run, iteration, models, tokenizers, eval_problems, args)
-        runs.log(run, row)
+            metrics |= evaluate(run, iteration, models, tokenizers, eval_problems, args)
+        runs.log(run, metrics)
 
         # ---- CHECKPOINT
-        if last or iteration % args.save_every == 0:
-            runs.save(run, iteration, {"solver": (solver, solver_tokenizer)}, state)
+        runs.checkpoint(run, iteration, {"solver": (solver, solver_tokenizer)}, state)
     runs.finish(run)
 
 
 if __name__ == "__main__":
-    common.run(main, tyro.cli(Args, description=__doc__), "archer.py")
+    common.run(main, common.parse(Args, __doc__), __file__)

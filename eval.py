@@ -10,24 +10,19 @@ The run folder gets episodes.jsonl, block by block, and eval.json. --if-run-exis
 
 import json
 import math
-import os
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-# Waiting threads soon go to sleep: where cores are shared, spinning ones made small models six times slower.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-
-import numpy as np
-import torch
-import tyro
-from tqdm import tqdm
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-
 import common
 import figures
 import runs
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 
 @dataclass
@@ -62,7 +57,7 @@ class Args:
     block_size: int = 200  # most episodes sampled, judged and written together; a cut loses one block
     generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
-    code_timeout: float = 5.0  # seconds after which a program has failed the tests that it has not answered
+    code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
 
     # ---- figures
@@ -84,15 +79,12 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     end_ids = model.generation_config.eos_token_id
     end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    prompts, cut = common.fit_prompts(prompts, model.config, max_new_tokens)
     P = max(len(ids) for ids, _ in prompts)
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context and P + max_new_tokens > context:  # an earlier turn, tokenized again, took more tokens than allowed for
-        raise common.InputError(f"a prompt of {P} tokens and {max_new_tokens} new ones exceed the context of {context}")
     prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
     prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
-    greedy = {"do_sample": False}
     sampled = {"do_sample": True, "temperature": args.temperature, "top_k": 0, "top_p": args.top_p}
-    sampling = GenerationConfig(**(sampled if args.temperature else greedy))
+    sampling = GenerationConfig(**(sampled if args.temperature else {"do_sample": False}))
     sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
     sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
     own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
@@ -106,7 +98,6 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     model.generation_config = own_config
     ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
     response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
-    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
     return {
         "prompts": prompts,
         "prompt_ids": prompt_ids,  # (B, P)
@@ -114,8 +105,8 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
         "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
         "response_ids": response_ids,  # (B, T)
         "response_mask": response_mask,  # (B, T)
-        "truncated": ~ended.any(1),  # (B,)
-        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
+        "truncated": ~ended.any(1) | torch.tensor(cut, device=model.device),  # (B,)
+        "texts": [common.decode(tokenizer, ids[mask].tolist()) for ids, mask in zip(response_ids, response_mask)],
     }
 
 
@@ -217,12 +208,12 @@ def find_checkpoint(name: str) -> Path | None:
             raise common.InputError(f"--solver {name}: this run has no checkpoint yet")
         return newest
     folder = folder.parent if folder.name == "solver" else folder
-    return folder if (folder / "trainer.pt").is_file() else None
+    return folder if common.is_checkpoint(folder) and (folder / "solver").is_dir() else None
 
 
 def weights(solver: str) -> str:
     """The model to load for a solver: of a checkpoint, its folder solver/."""
-    return str(Path(solver) / "solver") if (Path(solver) / "trainer.pt").is_file() else solver
+    return str(Path(solver) / "solver") if (Path(solver) / "solver").is_dir() else solver
 
 
 def training_settings(args: Args) -> Args:
@@ -271,7 +262,7 @@ def main(args: Args) -> None:
     # What is wrong with the flags, the files or the models is found before anything is written.
     if args.temperature == 0 and args.samples > 1:
         raise common.InputError("--temperature 0 makes all samples of a problem the same: add --samples 1")
-    run = runs.place(args)
+    run = runs.place(args, __file__)
     sets = {}
     for dataset in args.dataset:
         sets[dataset] = common.load_problems(
@@ -295,9 +286,10 @@ def main(args: Args) -> None:
     if args.feedback_quality and not (args.use_smart_corrections and any(feedback for _, feedback, _ in plan)):
         raise common.InputError("--feedback-quality needs --turns 2 and a --feedback model whose feedback is read")
     default_dir = f"evals/{'+'.join(Path(dataset).stem for dataset in sets)}__{args.eval_seed}"
-    run_dir, _ = runs.find_folder(args, default_dir)
-    args.run_dir = str(run_dir)
-    runs.open_folder(run_dir, args, None)
+    runs.find_folder(run, default_dir)
+    prompts = {name: runs.fingerprint([[p.statement for p in problems]], problems) for name, problems in sets.items()}
+    runs.open_folder(run, None, prompts)
+    run_dir = run.folder
 
     # Rows of a block that a kill cut short are left out: the block is sampled again, from its own seed.
     blocks = {
@@ -309,7 +301,7 @@ def main(args: Args) -> None:
     done = {key: rows for key, rows in done.items() if len(rows) == len(blocks[key[1]][key[3]])}
     text = "".join(json.dumps(row) + "\n" for rows in done.values() for row in rows)
     common.write_file(run_dir / "episodes.jsonl", text)
-    print(f"run folder {run_dir}: {run.named}{sandbox}")
+    print(f"run folder {run_dir}: {run.placed}{sandbox}")
 
     results, loaded, models, tokenizers = [], None, (), ()
     total = sum(len(blocks[dataset]) for _, _, dataset in plan) * args.samples
@@ -346,8 +338,7 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    args = tyro.cli(Args, description=__doc__)
+    args = common.parse(Args, __doc__)
     if args.as_in_training:
-        settings = common.run(training_settings, args, "eval.py")
-        args = tyro.cli(Args, description=__doc__, default=settings)
-    common.run(main, args, "eval.py")
+        args = common.parse(Args, __doc__, default=common.run(training_settings, args, __file__))
+    common.run(main, args, __file__)

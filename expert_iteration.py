@@ -16,18 +16,16 @@ Run: python expert_iteration.py. Departures from them:
 1. A rollout gives one step, which goes on from the weights before it; ReST-EM trains the initial model anew each time.
 2. A KL term holds the model to its beginning (--kl-coef 0 leaves it out).
 
-B responses of a rollout, b of a micro-batch, P prompt and T response tokens, M all response tokens of a micro-batch, m
-of a chunk, C hidden size, W vocabulary.
+B responses (b of a micro-batch), P prompt, T response tokens, M of a micro-batch, m of a chunk, C hidden, W vocabulary.
 """
 
-import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-# Waiting threads soon go to sleep: where cores are shared, spinning ones made small models six times slower.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+import common
+import runs
 
 import numpy as np
 import torch
@@ -35,9 +33,6 @@ import tyro
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 from transformers import GenerationConfig
-
-import common
-import runs
 
 LOGITS_CHUNK = 1024  # response tokens whose logits, (m, W) in float32, exist at once (memory only)
 
@@ -52,6 +47,7 @@ class Args:
     run_dir: str | None = None  # run folder; by default runs/{dataset}__{exp_name}__{seed}__{time}
     if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, go on from its last checkpoint, or begin anew
     track: bool = False  # also send the metrics to Weights & Biases (needs wandb)
+    wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded tiny (code: tiny/functions)
@@ -74,7 +70,7 @@ class Args:
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
     generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
-    code_timeout: float = 5.0  # seconds after which a program has failed the tests that it has not answered
+    code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
 
     # ---- algorithm
@@ -115,15 +111,12 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     end_ids = model.generation_config.eos_token_id
     end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    prompts, cut = common.fit_prompts(prompts, model.config, max_new_tokens)
     P = max(len(ids) for ids, _ in prompts)
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context and P + max_new_tokens > context:  # an earlier turn, tokenized again, took more tokens than allowed for
-        raise common.InputError(f"a prompt of {P} tokens and {max_new_tokens} new ones exceed the context of {context}")
     prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
     prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
-    greedy = {"do_sample": False}
     sampled = {"do_sample": True, "temperature": args.temperature, "top_k": 0, "top_p": args.top_p}
-    sampling = GenerationConfig(**(sampled if args.temperature else greedy))
+    sampling = GenerationConfig(**(sampled if args.temperature else {"do_sample": False}))
     sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
     sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
     own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
@@ -137,7 +130,6 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     model.generation_config = own_config
     ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
     response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
-    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
     return {
         "prompts": prompts,
         "prompt_ids": prompt_ids,  # (B, P)
@@ -145,8 +137,8 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
         "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
         "response_ids": response_ids,  # (B, T)
         "response_mask": response_mask,  # (B, T)
-        "truncated": ~ended.any(1),  # (B,)
-        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
+        "truncated": ~ended.any(1) | torch.tensor(cut, device=model.device),  # (B,)
+        "texts": [common.decode(tokenizer, ids[mask].tolist()) for ids, mask in zip(response_ids, response_mask)],
     }
 
 
@@ -166,7 +158,7 @@ def select(turns: list[dict], rows: list[torch.Tensor]) -> dict:
     P = max(turn["prompt_ids"].shape[1] for turn in turns)
     selected = {}
     for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask"):
-        parts = [turn[name][chosen] for turn, chosen in zip(turns, rows)]
+        parts = [turn[name][kept] for turn, kept in zip(turns, rows)]
         if name.startswith("prompt"):
             parts = [torch.nn.functional.pad(part, (P - part.shape[1], 0)) for part in parts]
         selected[name] = torch.cat(parts)
@@ -235,9 +227,8 @@ def loss_weights(response_mask: torch.Tensor, reduction: str, max_new_tokens: in
     lengths = response_mask.sum(1)  # (n,)
     if reduction == "sequence":
         return 1 / (len(lengths) * lengths)
-    if reduction == "token":
-        return torch.ones_like(lengths) / lengths.sum()
-    return torch.ones_like(lengths) / (len(lengths) * max_new_tokens)
+    total = lengths.sum() if reduction == "token" else len(lengths) * max_new_tokens
+    return torch.ones_like(lengths) / total
 
 
 def kl_penalty(new_logprobs, ref_logprobs, estimator: str) -> torch.Tensor:
@@ -257,7 +248,7 @@ def accumulate_gradients(model, turn, rows, args) -> float:
 
     The weights of the responses follow from the whole of `rows`, so micro_batch_size is a memory knob only.
     """  # differs: supervised
-    policy = 0.0
+    total_loss = 0.0
     weights = torch.zeros(len(turn["response_mask"]), device=model.device)  # (B,)
     weights[rows] = loss_weights(turn["response_mask"][rows], args.loss_reduction, args.max_new_tokens)
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
@@ -265,10 +256,10 @@ def accumulate_gradients(model, turn, rows, args) -> float:
         hidden = hidden_states(model, turn, mb)  # (b, P+T, C)
         new_logprobs, _ = token_logprobs(model, hidden, turn, mb, args)
         loss = -(new_logprobs * turn["response_mask"][mb]).sum(1)  # (b,)
-        policy += (weights[mb] * loss).sum().item()
+        total_loss += (weights[mb] * loss).sum().item()
         loss = loss + args.kl_coef * kl_penalty(new_logprobs, turn["ref_logprobs"][mb], "k3_loss")
         (weights[mb] * loss).sum().backward()
-    return policy
+    return total_loss
 
 
 # ---- evaluation and main loop --------------------------------------------------------------------------------------
@@ -302,20 +293,20 @@ def main(args: Args) -> None:
     template = common.load_template(args.prompt_template, problems)
     prompts = [common.attempt_messages(p, template) for p in problems]
     room = args.max_new_tokens
-    common.check_lengths(solver_tokenizer, prompts, problems, room, solver.config, "--policy-lm")
+    runs.check_prompts(run, solver, solver_tokenizer, prompts, problems, room, "--policy-lm")
 
     solver_optimizer = runs.Adam(solver, lr=args.learning_rate, betas=args.adam_betas)
     counters = {"rounds": 0}  # of sampling
     state = {"solver_optimizer": solver_optimizer, "counters": counters}
     start = runs.begin(run, state, train_problems, eval_problems)
     if start == 0:
-        row = {"iteration": 0, "charts/episodes": 0}
-        runs.log(run, row | evaluate(run, 0, models, tokenizers, eval_problems, args))
+        runs.log(
+            run, {"iteration": 0, "charts/episodes": 0} | evaluate(run, 0, models, tokenizers, eval_problems, args)
+        )
 
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
         iteration_time = time.time()
-        last = iteration == args.iterations
         warmup = min(1.0, iteration / max(1, args.lr_warmup_iterations))
         solver_optimizer.lr = args.learning_rate * warmup
 
@@ -351,7 +342,7 @@ def main(args: Args) -> None:
         verdicts = torch.cat([e["rewards_1"] for e in sampled])
         lengths = torch.cat([e["attempt"]["response_mask"].sum(1) for e in sampled]).float()
         undecided = [e["verdict_log"]["rollout/undecided"] for e in sampled]
-        row = {
+        metrics = {
             "iteration": iteration,
             "rollout/accuracy_1": verdicts.mean().item(),
             "rollout/reward": verdicts.mean().item(),
@@ -368,19 +359,18 @@ def main(args: Args) -> None:
             "charts/tokens_per_second": lengths.sum().item() / (time.time() - iteration_time),
             "charts/learning_rate": args.learning_rate * warmup,
         }
-        progress.set_postfix_str(f"accuracy {row['rollout/accuracy_1']:.2f}, trained on {trained}")
+        progress.set_postfix_str(f"accuracy {metrics['rollout/accuracy_1']:.2f}, trained on {trained}")
 
         # ---- EVAL
-        if last or iteration % args.eval_every == 0:
+        if iteration == args.iterations or iteration % args.eval_every == 0:
             runs.log_episodes(run, iteration, "rollout", problems, episodes)
-            row |= evaluate(run, iteration, models, tokenizers, eval_problems, args)
-        runs.log(run, row)
+            metrics |= evaluate(run, iteration, models, tokenizers, eval_problems, args)
+        runs.log(run, metrics)
 
         # ---- CHECKPOINT
-        if last or iteration % args.save_every == 0:
-            runs.save(run, iteration, {"solver": (solver, solver_tokenizer)}, state)
+        runs.checkpoint(run, iteration, {"solver": (solver, solver_tokenizer)}, state)
     runs.finish(run)
 
 
 if __name__ == "__main__":
-    common.run(main, tyro.cli(Args, description=__doc__), "expert_iteration.py")
+    common.run(main, common.parse(Args, __doc__), __file__)

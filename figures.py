@@ -18,9 +18,9 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
-
 import common
+
+import numpy as np
 
 TURNS = ("attempt", "feedback", "refinement")
 QUALITY_COLUMNS = ("reward_without", "reward_shuffled", "logprob", "logprob_without", "leaked", "leaked_by_chance")
@@ -111,10 +111,10 @@ def summarise(rows: list[dict], args) -> dict:
     for part in ("level", "subject"):
         figures[f"by_{part}"] = {}
         for value in sorted({row[part] for row in rows if row[part] not in (None, "")}):
-            chosen = [row for row in rows if row[part] == value]
-            group = {"problems": len(by_problem(chosen, chosen))}
+            members = [row for row in rows if row[part] == value]
+            group = {"problems": len(by_problem(members, members))}
             for turn in turns:
-                mean, error, _ = mean_and_error(chosen, [row[f"reward_{turn}"] for row in chosen])
+                mean, error, _ = mean_and_error(members, [row[f"reward_{turn}"] for row in members])
                 group |= {f"accuracy_{turn}": mean, f"accuracy_{turn}_standard_error": error}
             figures[f"by_{part}"][str(value)] = group
     return figures

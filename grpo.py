@@ -14,20 +14,17 @@ Papers: GRPO (https://arxiv.org/abs/2402.03300, eq. 3), DAPO (2503.14476), Dr.GR
 Run: python grpo.py. As in GRPO's paper a rollout gives one optimiser step, so that the ratio is 1. Departures from it:
 1. std is the sample's, plus 1e-4 (as in TRL), so that a nearly constant group does not divide by zero.
 2. R holds the format and the length, which the paper's verifier does not look at (--format-coef 0 leaves them out).
-k3_loss, the paper's KL, follows KL(pi_ref || pi); the other estimators follow KL(pi || pi_ref).
 
-B responses of a rollout, b of a micro-batch, P prompt and T response tokens, M all response tokens of a micro-batch, m
-of a chunk, C hidden size, W vocabulary.
+B responses (b of a micro-batch), P prompt, T response tokens, M of a micro-batch, m of a chunk, C hidden, W vocabulary.
 """
 
-import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-# Waiting threads soon go to sleep: where cores are shared, spinning ones made small models six times slower.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+import common
+import runs
 
 import numpy as np
 import torch
@@ -35,9 +32,6 @@ import tyro
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 from transformers import GenerationConfig
-
-import common
-import runs
 
 LOGITS_CHUNK = 1024  # response tokens whose logits, (m, W) in float32, exist at once (memory only)
 
@@ -52,6 +46,7 @@ class Args:
     run_dir: str | None = None  # run folder; by default runs/{dataset}__{exp_name}__{seed}__{time}
     if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, go on from its last checkpoint, or begin anew
     track: bool = False  # also send the metrics to Weights & Biases (needs wandb)
+    wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded tiny (code: tiny/functions)
@@ -73,7 +68,7 @@ class Args:
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
     generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
-    code_timeout: float = 5.0  # seconds after which a program has failed the tests that it has not answered
+    code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
 
     # ---- algorithm
@@ -123,15 +118,12 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     end_ids = model.generation_config.eos_token_id
     end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    prompts, cut = common.fit_prompts(prompts, model.config, max_new_tokens)
     P = max(len(ids) for ids, _ in prompts)
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context and P + max_new_tokens > context:  # an earlier turn, tokenized again, took more tokens than allowed for
-        raise common.InputError(f"a prompt of {P} tokens and {max_new_tokens} new ones exceed the context of {context}")
     prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
     prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
-    greedy = {"do_sample": False}
     sampled = {"do_sample": True, "temperature": args.temperature, "top_k": 0, "top_p": args.top_p}
-    sampling = GenerationConfig(**(sampled if args.temperature else greedy))
+    sampling = GenerationConfig(**(sampled if args.temperature else {"do_sample": False}))
     sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
     sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
     own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
@@ -145,7 +137,6 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     model.generation_config = own_config
     ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
     response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
-    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
     return {
         "prompts": prompts,
         "prompt_ids": prompt_ids,  # (B, P)
@@ -153,23 +144,21 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
         "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
         "response_ids": response_ids,  # (B, T)
         "response_mask": response_mask,  # (B, T)
-        "truncated": ~ended.any(1),  # (B,)
-        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
+        "truncated": ~ended.any(1) | torch.tensor(cut, device=model.device),  # (B,)
+        "texts": [common.decode(tokenizer, ids[mask].tolist()) for ids, mask in zip(response_ids, response_mask)],
     }
 
 
 def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args) -> dict:
-    """One response to each problem, its verdict and whether it has the right form, each (B,)."""
-    # differs: one turn, after a prompt template
+    """A response to each problem, its verdict and its form, each (B,)."""  # differs: one turn, after a prompt template
     template = common.load_template(args.prompt_template, problems)
     prompts = [common.encode_prompt(tokenizers[0], common.attempt_messages(p, template)) for p in problems]
     turn_1 = generate(models[0], tokenizers[0], prompts, args.max_new_tokens, args)
     rewards, verdict_log = common.verify_turns([turn_1["texts"]], problems, args)
     well_formed = [common.well_formed(text, problem) for text, problem in zip(turn_1["texts"], problems)]
-    device = turn_1["response_ids"].device
-    episodes = {"attempt": turn_1, "rewards_1": torch.tensor(rewards[0], device=device)}
-    episodes["well_formed"] = torch.tensor(well_formed, device=device) & ~turn_1["truncated"]
-    return episodes | {"verdict_log": verdict_log}
+    verdicts, well_formed = torch.tensor([rewards[0], well_formed], device=models[0].device)  # 2 x (B,)
+    episodes = {"attempt": turn_1, "rewards_1": verdicts, "verdict_log": verdict_log}
+    return episodes | {"well_formed": well_formed.bool() & ~turn_1["truncated"]}
 
 
 # new in GRPO
@@ -178,7 +167,7 @@ def select(turns: list[dict], rows: list[torch.Tensor]) -> dict:
     P = max(turn["prompt_ids"].shape[1] for turn in turns)
     selected = {}
     for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask"):
-        parts = [turn[name][chosen] for turn, chosen in zip(turns, rows)]
+        parts = [turn[name][kept] for turn, kept in zip(turns, rows)]
         if name.startswith("prompt"):
             parts = [torch.nn.functional.pad(part, (P - part.shape[1], 0)) for part in parts]
         selected[name] = torch.cat(parts)
@@ -266,9 +255,8 @@ def credit(args: Args, rewards: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
     """A, what multiplies log pi of each response: (B,).
 
     kl: sum over a response's tokens of log pi - log pi_ref. With k1_reward it is centred in its group as the rewards
-    are, but never divided by their standard deviation: beta keeps its weight, in a group of equal rewards too. With
-    --advantage-norm none that is R - beta KL against its group's mean, whose expected gradient is 1 - 1/G of that of
-    E[R] - beta KL(pi || pi_ref).
+    are, but not divided by their std, so that beta keeps its weight; with --advantage-norm none the expected gradient
+    is 1 - 1/G of that of E[R] - beta KL(pi || pi_ref).
     """  # differs: each response against its group
     A = group_advantages(rewards, args.group_size, args.advantage_norm)
     if args.kl_estimator == "k1_reward":
@@ -282,9 +270,8 @@ def loss_weights(response_mask: torch.Tensor, reduction: str, max_new_tokens: in
     lengths = response_mask.sum(1)  # (n,)
     if reduction == "sequence":
         return 1 / (len(lengths) * lengths)
-    if reduction == "token":
-        return torch.ones_like(lengths) / lengths.sum()
-    return torch.ones_like(lengths) / (len(lengths) * max_new_tokens)
+    total = lengths.sum() if reduction == "token" else len(lengths) * max_new_tokens
+    return torch.ones_like(lengths) / total
 
 
 def policy_loss(new_logprobs, logprobs, advantages, response_mask, args: Args) -> torch.Tensor:
@@ -324,20 +311,19 @@ def accumulate_gradients(model, turn, rows, advantages, kl_coef, args) -> float:
 
     The weights of the responses follow from the whole of `rows`, so micro_batch_size is a memory knob only.
     """  # differs: loss_reduction
-    policy = 0.0
+    total_loss = 0.0
     weights = torch.zeros(len(turn["response_mask"]), device=model.device)  # (B,)
     weights[rows] = loss_weights(turn["response_mask"][rows], args.loss_reduction, args.max_new_tokens)
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
     for mb in micro_batches(turn, rows, args.micro_batch_size):
         hidden = hidden_states(model, turn, mb)  # (b, P+T, C)
         new_logprobs, _ = token_logprobs(model, hidden, turn, mb, args)
-        mask = turn["response_mask"][mb]
-        loss = policy_loss(new_logprobs, turn["logprobs"][mb], advantages[mb], mask, args)
-        policy += (weights[mb] * loss).sum().item()
+        loss = policy_loss(new_logprobs, turn["logprobs"][mb], advantages[mb], turn["response_mask"][mb], args)
+        total_loss += (weights[mb] * loss).sum().item()
         if args.kl_estimator != "k1_reward":
             loss = loss + kl_coef * kl_penalty(new_logprobs, turn["ref_logprobs"][mb], args.kl_estimator)
         (weights[mb] * loss).sum().backward()
-    return policy
+    return total_loss
 
 
 # ---- evaluation and main loop --------------------------------------------------------------------------------------
@@ -362,11 +348,6 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
 def main(args: Args) -> None:
     run = runs.find(args, __file__)
     rollout_size = args.groups_per_batch * args.group_size  # responses of one round of sampling
-    if args.group_size == 1:
-        raise common.InputError("--group-size 1: a group needs at least 2 responses to be compared")
-    if args.overlong_buffer > args.max_new_tokens:
-        limit = f"--max-new-tokens {args.max_new_tokens}"
-        raise common.InputError(f"--overlong-buffer {args.overlong_buffer} must be at most {limit}")
     train_problems, eval_problems = common.load_problems_for(args)
     policy_lm = args.policy_lm or runs.embedded_model(train_problems)
     solver, solver_tokenizer = runs.load_lm(run, policy_lm, "--policy-lm", "solver")
@@ -375,21 +356,20 @@ def main(args: Args) -> None:
     problems = train_problems + eval_problems
     template = common.load_template(args.prompt_template, problems)
     prompts = [common.attempt_messages(p, template) for p in problems]
-    room = args.max_new_tokens
-    common.check_lengths(solver_tokenizer, prompts, problems, room, solver.config, "--policy-lm")
+    runs.check_prompts(run, solver, solver_tokenizer, prompts, problems, args.max_new_tokens, "--policy-lm")
 
     solver_optimizer = runs.Adam(solver, lr=args.learning_rate, betas=args.adam_betas)
     counters = {"rounds": 0}  # of sampling
     state = {"solver_optimizer": solver_optimizer, "counters": counters}
     start = runs.begin(run, state, train_problems, eval_problems)
     if start == 0:
-        row = {"iteration": 0, "charts/episodes": 0}
-        runs.log(run, row | evaluate(run, 0, models, tokenizers, eval_problems, args))
+        runs.log(
+            run, {"iteration": 0, "charts/episodes": 0} | evaluate(run, 0, models, tokenizers, eval_problems, args)
+        )
 
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
         iteration_time = time.time()
-        last = iteration == args.iterations
         warmup = min(1.0, iteration / max(1, args.lr_warmup_iterations))
         solver_optimizer.lr = args.learning_rate * warmup
 
@@ -401,12 +381,11 @@ def main(args: Args) -> None:
             problems = [train_problems[row] for row in rows for _ in range(args.group_size)]
             episodes = run_episodes(models, tokenizers, problems, args)
             verdicts, lengths = episodes["rewards_1"], episodes["attempt"]["response_mask"].sum(1)  # (B,)
-            episodes["lengths"] = lengths
-            episodes["rewards"] = shaped_rewards(verdicts, episodes["well_formed"], lengths, args)  # R, (B,)
-            keep = torch.ones_like(verdicts, dtype=torch.bool)  # (B,)
-            if args.dynamic_sampling:
-                groups = verdicts.view(-1, args.group_size)  # (N, G)
-                keep = (groups != groups[:, :1]).any(1).repeat_interleave(args.group_size)
+            shaped = shaped_rewards(verdicts, episodes["well_formed"], lengths, args)  # R, (B,)
+            episodes |= {"rewards": shaped, "lengths": lengths}
+            groups = verdicts.view(-1, args.group_size)  # (N, G)
+            mixed = (groups != groups[:, :1]).any(1).repeat_interleave(args.group_size)  # (B,)
+            keep = mixed if args.dynamic_sampling else torch.ones_like(mixed)
             sampled.append(episodes)
             kept.append(keep.nonzero().squeeze(1)[: rollout_size - sum(map(len, kept))])
             if sum(map(len, kept)) == rollout_size:
@@ -426,16 +405,14 @@ def main(args: Args) -> None:
         shuffles = [torch.randperm(len(rewards), device=run.device) for _ in range(args.update_epochs)]
         batches = [batch for shuffle in shuffles for batch in shuffle.chunk(args.num_minibatches) if len(batch)]
         for batch in batches:
-            loss = accumulate_gradients(solver, turn, batch, A, args.kl_coef, args)
-            losses["policy_solver"].append(loss)
+            losses["policy_solver"].append(accumulate_gradients(solver, turn, batch, A, args.kl_coef, args))
             losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm))
 
         # ---- LOG
         names = ("rewards_1", "rewards", "well_formed", "lengths")
         verdicts, shaped, well_formed, lengths = (torch.cat([e[name] for e in sampled]).float() for name in names)
         right = verdicts.view(-1, args.group_size).mean(1)  # (groups,)
-        undecided = [e["verdict_log"]["rollout/undecided"] for e in sampled]
-        row = {
+        metrics = {
             "iteration": iteration,
             "rollout/accuracy_1": verdicts.mean().item(),
             "rollout/reward": shaped.mean().item(),
@@ -446,7 +423,7 @@ def main(args: Args) -> None:
             "rollout/trained_responses": len(rewards),
             "rollout/response_length_1": lengths.mean().item(),
             "rollout/truncated": torch.cat([e["attempt"]["truncated"] for e in sampled]).float().mean().item(),
-            "rollout/undecided": common.mean(undecided),
+            "rollout/undecided": common.mean([e["verdict_log"]["rollout/undecided"] for e in sampled]),
             "losses/policy_solver": common.mean(losses["policy_solver"]),
             "losses/kl_solver": kl.mean().item() if len(rewards) else None,
             "losses/entropy": (entropy.sum() / turn["response_mask"].sum()).item() if len(rewards) else None,
@@ -456,19 +433,18 @@ def main(args: Args) -> None:
             "charts/tokens_per_second": lengths.sum().item() / (time.time() - iteration_time),
             "charts/learning_rate": args.learning_rate * warmup,
         }
-        progress.set_postfix_str(f"accuracy {row['rollout/accuracy_1']:.2f}, reward {row['rollout/reward']:.2f}")
+        progress.set_postfix_str(f"accuracy {verdicts.mean():.2f}, reward {shaped.mean():.2f}")
 
         # ---- EVAL
-        if last or iteration % args.eval_every == 0:
+        if iteration == args.iterations or iteration % args.eval_every == 0:
             runs.log_episodes(run, iteration, "rollout", problems, episodes)
-            row |= evaluate(run, iteration, models, tokenizers, eval_problems, args)
-        runs.log(run, row)
+            metrics |= evaluate(run, iteration, models, tokenizers, eval_problems, args)
+        runs.log(run, metrics)
 
         # ---- CHECKPOINT
-        if last or iteration % args.save_every == 0:
-            runs.save(run, iteration, {"solver": (solver, solver_tokenizer)}, state)
+        runs.checkpoint(run, iteration, {"solver": (solver, solver_tokenizer)}, state)
     runs.finish(run)
 
 
 if __name__ == "__main__":
-    common.run(main, tyro.cli(Args, description=__doc__), "grpo.py")
+    common.run(main, common.parse(Args, __doc__), __file__)

@@ -11,35 +11,29 @@ Each action has a prefix value as its baseline:
 Paper: MLMT-RL (https://openreview.net/forum?id=u1RjV99DPu). Run: python mlmt_rl.py --stop-value-gradients
 
 Departures from the paper, whose text and code leave these open or contradict each other:
-1. Each action has its own baseline. One V(x,z,g) for z and y (--shared-baseline) biases z: with an exact V its gradient
-   is zero, since V already knows what z led to.
+1. Each action has its own baseline. One V(x,z,g) for all (--shared-baseline) biases z: an exact V knows what z led to.
 2. V is a linear head on H's final states; "full-grad" lets its loss into H's trunk, --stop-value-gradients does not.
 3. Every value's target is the episode's R: the episode ends after y, there is no next state to bootstrap from.
 4. The bilevel term (--value-shaping) uses R*, the mean reward of fresh y's of the updated solver, not a second network.
 5. Each model answers for its own KL: what z does to H's and g to L's is left out. --joint-kl follows E[R] - both KLs.
 6. SCoRe's Stage I and its bonus alpha are off by default.
 
-B episodes of a rollout, b of a micro-batch, P prompt and T response tokens, M all response tokens of a micro-batch, m
-of a chunk, C hidden size, W vocabulary.
+B episodes (b of a micro-batch), P prompt, T response tokens, M of a micro-batch, m of a chunk, C hidden, W vocabulary.
 """
 
-import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-# Waiting threads soon go to sleep: where cores are shared, spinning ones made small models six times slower.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+import common
+import runs
 
 import torch
 import tyro
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 from transformers import GenerationConfig
-
-import common
-import runs
 
 LOGITS_CHUNK = 1024  # response tokens whose logits, (m, W) in float32, exist at once (memory only)
 
@@ -54,6 +48,7 @@ class Args:
     run_dir: str | None = None  # run folder; by default runs/{dataset}__{exp_name}__{seed}__{time}
     if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, go on from its last checkpoint, or begin anew
     track: bool = False  # also send the metrics to Weights & Biases (needs wandb)
+    wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded tiny (code: tiny/functions)
@@ -75,7 +70,7 @@ class Args:
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
     generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
-    code_timeout: float = 5.0  # seconds after which a program has failed the tests that it has not answered
+    code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
 
     # ---- algorithm
@@ -130,15 +125,12 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     end_ids = model.generation_config.eos_token_id
     end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    prompts, cut = common.fit_prompts(prompts, model.config, max_new_tokens)
     P = max(len(ids) for ids, _ in prompts)
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context and P + max_new_tokens > context:  # an earlier turn, tokenized again, took more tokens than allowed for
-        raise common.InputError(f"a prompt of {P} tokens and {max_new_tokens} new ones exceed the context of {context}")
     prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
     prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
-    greedy = {"do_sample": False}
     sampled = {"do_sample": True, "temperature": args.temperature, "top_k": 0, "top_p": args.top_p}
-    sampling = GenerationConfig(**(sampled if args.temperature else greedy))
+    sampling = GenerationConfig(**(sampled if args.temperature else {"do_sample": False}))
     sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
     sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
     own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
@@ -152,7 +144,6 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     model.generation_config = own_config
     ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
     response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
-    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
     return {
         "prompts": prompts,
         "prompt_ids": prompt_ids,  # (B, P)
@@ -160,8 +151,8 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
         "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
         "response_ids": response_ids,  # (B, T)
         "response_mask": response_mask,  # (B, T)
-        "truncated": ~ended.any(1),  # (B,)
-        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
+        "truncated": ~ended.any(1) | torch.tensor(cut, device=model.device),  # (B,)
+        "texts": [common.decode(tokenizer, ids[mask].tolist()) for ids, mask in zip(response_ids, response_mask)],
     }
 
 
@@ -247,8 +238,7 @@ def prefix_values(value_head, hidden: torch.Tensor, turn: dict, rows: torch.Tens
 
 @torch.no_grad()
 def rollout_logprobs(model, turn: dict, args: Args, value_head=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probabilities (B, T), entropies (B, T) and values (B, 3; without a value head (B, 0)), without gradient."""
-    # differs: the values are read in the same pass
+    """Log-probabilities, entropies (B, T), values (B, 3), no gradient."""  # differs: the values, of the same pass
     batches = micro_batches(turn, torch.arange(len(turn["response_ids"]), device=model.device), args.micro_batch_size)
     parts = []
     for rows in batches:
@@ -269,8 +259,7 @@ def turn_advantages(rewards: torch.Tensor, values: torch.Tensor, gae_lambda: flo
     delta_z = V(x,z) - V(x)    delta_g = V(x,z,g) - V(x,z)    delta_y = R - V(x,z,g)    A_i = delta_i + lambda A_(i+1)
     With lambda = 1 that is R - V(x), R - V(x,z), R - V(x,z,g). shared: A_1 = A_2 = R - V(x,z,g).
     """
-    next_values = torch.cat([values[:, 1:], rewards[:, None]], 1)  # (B, 3)
-    advantages = next_values - values
+    advantages = torch.cat([values[:, 1:], rewards[:, None]], 1) - values  # (B, 3)
     for turn in (1, 0):
         advantages[:, turn] += gae_lambda * advantages[:, turn + 1]
     if shared:
@@ -325,15 +314,13 @@ def kl_penalty(new_logprobs, ref_logprobs, estimator: str) -> torch.Tensor:
     return (torch.exp(-log_ratio) - 1 + log_ratio).sum(1)
 
 
-def accumulate_gradients(
-    model, turn, rows, advantages, kl_coef, args, value_head=None, rewards=None
-) -> tuple[float, float]:
+def accumulate_gradients(model, turn, rows, advantages, kl_coef, args, value_head=None, rewards=None) -> tuple:
     """Adds the gradient of one turn's loss over `rows`, an optimiser batch, to .grad; returns policy and value loss.
 
     Sums over tokens are divided by the number of episodes in `rows`, so micro_batch_size is a memory knob only.
     advantages None: the policy is not trained and its trunk gets no gradient, only the value head does.
     """  # differs: the value loss, over the same states
-    policy = value = 0.0
+    total_loss = total_value_loss = 0.0
     trained = advantages is not None
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
     for mb in micro_batches(turn, rows, args.micro_batch_size):
@@ -344,17 +331,17 @@ def accumulate_gradients(
             new_logprobs, _ = token_logprobs(model, hidden, turn, mb, args)
             mask = turn["response_mask"][mb]
             loss = policy_loss(new_logprobs, turn["logprobs"][mb], advantages[mb], mask, args.clip_coef)
-            policy += loss.sum().item() / len(rows)
+            total_loss += loss.sum().item() / len(rows)
             if args.kl_estimator != "k1_reward":
                 loss = loss + kl_coef * kl_penalty(new_logprobs, turn["ref_logprobs"][mb], args.kl_estimator)
         if value_head is not None:
             states = hidden.detach() if args.stop_value_gradients else hidden
             errors = prefix_values(value_head, states, turn, mb) - rewards[mb, None]  # (b, 3)
             value_loss = errors.pow(2).mean(1)
-            value += value_loss.sum().item() / len(rows)
+            total_value_loss += value_loss.sum().item() / len(rows)
             loss = loss + args.value_coef * value_loss
         (loss.sum() / len(rows)).backward()
-    return policy, value
+    return total_loss, total_value_loss
 
 
 # ---- evaluation and main loop --------------------------------------------------------------------------------------
@@ -377,8 +364,6 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
 
 def main(args: Args) -> None:
     run = runs.find(args, __file__)
-    if args.joint_kl and args.kl_estimator != "k1_reward":
-        raise common.InputError(f"--joint-kl needs --kl-estimator k1_reward: {args.kl_estimator} is in no return")
     train_problems, eval_problems = common.load_problems_for(args)
     policy_lm = args.policy_lm or runs.embedded_model(train_problems)
     solver, solver_tokenizer = runs.load_lm(run, policy_lm, "--policy-lm", "solver")
@@ -389,14 +374,13 @@ def main(args: Args) -> None:
     reference = feedback_reference = runs.load_lm(run, policy_lm, "--policy-lm")[0]
     if feedback_lm != policy_lm:
         feedback_reference, _ = runs.load_lm(run, feedback_lm, "--feedback-lm")
-    # new in MLMT-RL: the value head
-    value_head = torch.nn.Linear(feedback.config.hidden_size, 1, device=run.device)  # float32 whatever the trunk is
+    value_head = torch.nn.Linear(feedback.get_output_embeddings().in_features, 1, device=run.device)  # new in MLMT-RL
     torch.nn.init.zeros_(value_head.weight)
     problems, room = train_problems + eval_problems, args.max_new_tokens + args.max_feedback_tokens
     prompts = [common.refine_messages(p, "", "") for p in problems]
-    common.check_lengths(solver_tokenizer, prompts, problems, room + args.max_new_tokens, solver.config, "--policy-lm")
+    runs.check_prompts(run, solver, solver_tokenizer, prompts, problems, room + args.max_new_tokens, "--policy-lm")
     prompts = [common.feedback_messages(p, "") for p in problems]
-    common.check_lengths(feedback_tokenizer, prompts, problems, room, feedback.config, "--feedback-lm")
+    runs.check_prompts(run, feedback, feedback_tokenizer, prompts, problems, room, "--feedback-lm")
     common.encode_prompt(feedback_tokenizer, prompts[0], problems[0].statement)  # fails here, not in the first rollout
 
     solver_optimizer = runs.Adam(solver, lr=args.learning_rate, betas=args.adam_betas)
@@ -406,17 +390,17 @@ def main(args: Args) -> None:
     state |= {"value_head": value_head, "value_optimizer": value_optimizer}
     start = runs.begin(run, state, train_problems, eval_problems)
     if start == 0:
-        row = {"iteration": 0, "charts/episodes": 0}
-        runs.log(run, row | evaluate(run, 0, models, tokenizers, eval_problems, args))
+        runs.log(
+            run, {"iteration": 0, "charts/episodes": 0} | evaluate(run, 0, models, tokenizers, eval_problems, args)
+        )
 
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
         iteration_time = time.time()
-        last, stage1 = iteration == args.iterations, iteration <= args.stage1_iterations
+        stage1 = iteration <= args.stage1_iterations
         train_feedback = args.feedback_every > 0 and iteration % args.feedback_every == 0
         warmup = min(1.0, iteration / max(1, args.lr_warmup_iterations))
-        solver_optimizer.lr = args.learning_rate * warmup
-        feedback_optimizer.lr = args.guidance_lr * warmup
+        solver_optimizer.lr, feedback_optimizer.lr = args.learning_rate * warmup, args.guidance_lr * warmup
 
         # ---- ROLLOUT: TURN 1, FEEDBACK, TURN 2
         rows = common.problem_rows(iteration, args.rollout_size, len(train_problems), args.seed)
@@ -460,11 +444,11 @@ def main(args: Args) -> None:
         _, A_g, _ = credit(args, stage1, rewards_1, rewards_2, values, *penalties, rewards_star)  # (B,)
         for batch in batches:
             A, beta = A_g if train_feedback else None, args.guidance_kl_coef
-            policy, value = accumulate_gradients(feedback, turn_g, batch, A, beta, args, value_head, rewards_2)
-            losses["value"].append(value)
+            loss_g, value_loss = accumulate_gradients(feedback, turn_g, batch, A, beta, args, value_head, rewards_2)
+            losses["value"].append(value_loss)
             losses["grad_norm_value"].append(value_optimizer.step(args.max_grad_norm))
             if train_feedback:
-                losses["policy_feedback"].append(policy)
+                losses["policy_feedback"].append(loss_g)
                 losses["grad_norm_feedback"].append(feedback_optimizer.step(args.max_grad_norm))
 
         # ---- LOG
@@ -472,7 +456,7 @@ def main(args: Args) -> None:
         tokens = (length_1 + length_g + length_2).sum().item() + star_tokens
         truncated = torch.cat([turn_1["truncated"], turn_g["truncated"], turn_2["truncated"]])
         entropy = (entropy_1.sum() + entropy_2.sum()) / (length_1 + length_2).sum()
-        row = {
+        metrics = {
             "iteration": iteration,
             **{f"rollout/{k}": v for k, v in common.outcomes(rewards_1.tolist(), rewards_2.tolist()).items()},
             "rollout/repeated": common.repeated(turn_1["texts"], turn_2["texts"]),
@@ -497,20 +481,19 @@ def main(args: Args) -> None:
             "charts/tokens_per_second": tokens / (time.time() - iteration_time),
             "charts/learning_rate": args.learning_rate * warmup,
         }
-        progress.set_postfix_str(f"accuracy {row['rollout/accuracy_1']:.2f} -> {row['rollout/accuracy_2']:.2f}")
+        progress.set_postfix_str(f"accuracy {metrics['rollout/accuracy_1']:.2f} -> {metrics['rollout/accuracy_2']:.2f}")
 
         # ---- EVAL
-        if last or iteration % args.eval_every == 0:
+        if iteration == args.iterations or iteration % args.eval_every == 0:
             runs.log_episodes(run, iteration, "rollout", problems, episodes)
-            row |= evaluate(run, iteration, models, tokenizers, eval_problems, args)
-        runs.log(run, row)
+            metrics |= evaluate(run, iteration, models, tokenizers, eval_problems, args)
+        runs.log(run, metrics)
 
         # ---- CHECKPOINT
-        if last or iteration % args.save_every == 0:
-            folders = {"solver": (solver, solver_tokenizer), "feedback": (feedback, feedback_tokenizer)}
-            runs.save(run, iteration, folders, state)
+        folders = {"solver": (solver, solver_tokenizer), "feedback": (feedback, feedback_tokenizer)}
+        runs.checkpoint(run, iteration, folders, state)
     runs.finish(run)
 
 
 if __name__ == "__main__":
-    common.run(main, tyro.cli(Args, description=__doc__), "mlmt_rl.py")
+    common.run(main, common.parse(Args, __doc__), __file__)

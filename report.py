@@ -18,23 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import common
+
 import jinja2
 import matplotlib
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-import common
-
 
 @dataclass
 class Args:
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ("runs/*",)
-    """run folders, or patterns such as runs/*"""
-    output: str = "report.html"
-    """the page to write"""
-    max_megabytes: float = 5.0
-    """most megabytes of the page; episodes beyond that are left out, whole problems at a time"""
+    # ---- page
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ("runs/*",)  # run folders, or patterns such as runs/*
+    output: str = "report.html"  # the page to write
+    max_megabytes: float = 5.0  # most megabytes of the page; beyond that, episodes of whole problems are left out
 
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")  # Okabe and Ito
@@ -42,7 +40,8 @@ STYLES = ("-", "--", ":", "-.")  # one for each round through the colours
 MAX_POINTS = 300  # of one curve
 CURVE_BYTES = 1_200_000  # about what all curves of a page may take; more curves have fewer points
 # Flags that change nothing in the rows, or that runs of one method are allowed to differ in.
-NO_DIFFERENCE = ("seed", "run_dir", "if_run_exists", "track", "report", "save_every", "keep_checkpoints")
+NO_DIFFERENCE = ("seed", "run_dir", "if_run_exists", "report", "save_every", "keep_checkpoints", "track")
+NO_DIFFERENCE += ("wandb_project",)
 FIRST_METRICS = ("eval/accuracy_1", "eval/accuracy_2", "eval/delta", "eval/fixed", "eval/broken", "rollout/reward")
 TITLES = {"rollout": "Rollouts", "losses": "Losses", "eval": "Held-out problems", "charts": "Time and speed"}
 
@@ -226,10 +225,7 @@ def main(args: Args) -> None:
         if len(text.encode()) - empty <= limit or not shown:
             break
         budget = budget * limit // (len(text.encode()) - empty) * 98 // 100
-    try:
-        common.write_file(Path(args.output), text)
-    except OSError as error:
-        raise common.InputError(f"--output {args.output} cannot be written: {error.strerror}") from error
+    common.write_file(Path(args.output), text)
     size = len(text.encode()) / 1_000_000
     print(f"{args.output}: {len(runs)} runs, {shown} of {total} episodes, {size:.1f} MB")
 
@@ -237,4 +233,4 @@ def main(args: Args) -> None:
 matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif"})
 
 if __name__ == "__main__":
-    common.run(main, tyro.cli(Args, description=__doc__), "report.py")
+    common.run(main, common.parse(Args, __doc__), __file__)

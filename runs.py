@@ -2,96 +2,45 @@
 
     run = runs.find(args, __file__)  # checks flags, seeds, picks device and folder; writes nothing
     solver, tokenizer = runs.load_lm(run, "tiny", "--policy-lm", "solver")  # or from the checkpoint to go on from
+    runs.check_prompts(run, solver, tokenizer, prompts, problems, room, "--policy-lm")
     optimizer = runs.Adam(solver, lr=args.learning_rate, betas=args.adam_betas)
-    start = runs.begin(run, {"optimizer": optimizer}, train_problems, eval_problems)  # restores the state; first write
+    start = runs.begin(run, {"solver_optimizer": optimizer}, train_problems, eval_problems)  # restores it; first write
     runs.log(run, row)
-    runs.save(run, iteration, {"solver": (solver, tokenizer)}, {"optimizer": optimizer})
+    runs.checkpoint(run, iteration, {"solver": (solver, tokenizer)}, {"solver_optimizer": optimizer})  # where due
     runs.finish(run)
 
-A run folder holds config.json, metrics.jsonl, episodes.jsonl, checkpoints.jsonl and checkpoint-000010/ ...
+A run folder holds config.json, metrics.jsonl, episodes.jsonl, checkpoints.jsonl, lock and checkpoint-000010/ ...
 """
 
-import json
+import math
 import os
 import random
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import textwrap
 import time
 import types
+import uuid
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
+
+import common
+from running import folder
+from running.folder import find_folder, fingerprint, open_folder
+from running.models import EMBEDDED_MODELS, embedded_model, load_lm, model_source, not_loaded
 
 import numpy as np
 import torch
 import transformers
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-import common
+__all__ = ["EMBEDDED_MODELS", "embedded_model", "find_folder", "fingerprint", "load_lm", "model_source", "not_loaded"]
+__all__ += ["open_folder"]
 
 SAVED_EPISODES = 200  # of each evaluation, and of the rollout before it, at most
-ROW_FILES = ("metrics.jsonl", "episodes.jsonl", "checkpoints.jsonl")
-UNFINISHED = {"config.json.tmp"}  # all that a run leaves which is killed while it writes its first file
-# A resumed run gives the same rows whichever value these have (but the last iteration is always evaluated); every other
-# flag must be as it was.
-RESUME_MAY_CHANGE = ("run_dir", "if_run_exists", "iterations", "save_every", "keep_checkpoints", "report", "track")
-
-
-# ---- models --------------------------------------------------------------------------------------------------------
-
-EMBEDDED_MODELS = ("tiny", "tiny/functions")  # one writes solutions, the other programs
-
-
-def embedded_model(problems: list[common.Problem]) -> str:
-    """The folder of the embedded model for these problems."""
-    return EMBEDDED_MODELS[any(problem.tests for problem in problems)]
-
-
-def model_source(name: str) -> str:
-    """A folder or hub name as transformers takes it; "tiny" is found from any working directory."""
-    beside = Path(__file__).parent / name
-    return str(beside) if beside.is_dir() and not Path(name).is_dir() else name
-
-
-def not_loaded(flag: str, name: str, error: Exception) -> common.InputError:
-    """What to raise where a model cannot be loaded: the first line of the library's error, whatever its type is."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    reason = reason if Path(model_source(name)).is_dir() else f"there is no such folder, and from the hub: {reason}"
-    return common.InputError(f"{flag} {name} cannot be loaded: {reason}")
-
-
-def load_lm(run, name: str, flag: str, trained_as: str | None = None):
-    """A causal language model and its tokenizer, from a folder or the hub. Raises InputError.
-
-    trained_as: the model's folder in a checkpoint, from which it is loaded where the run goes on; None: it is frozen.
-    Dropout is set to zero: the trainer must see the very policy that sampled.
-    """
-    if run.resumed and trained_as:
-        name, flag = str(run.resumed / trained_as), "the checkpoint"
-    source = model_source(name)
-    try:
-        config = AutoConfig.from_pretrained(source)
-        for key in [key for key, value in vars(config).items() if "drop" in key and isinstance(value, float)]:
-            setattr(config, key, 0.0)
-        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=run.dtype).to(run.device)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
-        raise not_loaded(flag, name, error) from error
-    if not run.args.chat_template:
-        tokenizer.chat_template = None
-    with torch.no_grad():  # the scripts apply the output head to the backbone's states themselves
-        probe = torch.arange(4, device=run.device)[None]
-        logits = model.eval().get_output_embeddings()(model.base_model(probe).last_hidden_state)
-        if not torch.allclose(logits, model(probe).logits, atol=1e-3):
-            raise common.InputError(f"{flag} {name} scales or caps its logits, which is not supported")
-    if trained_as is None:
-        model.requires_grad_(False)
-    elif run.args.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    return model, tokenizer
 
 
 class Adam:
@@ -100,6 +49,8 @@ class Adam:
     A bfloat16 weight does not move at a learning rate near 1e-6: the update is below half a bf16 ulp. The masters also
     gather the gradients of the micro-batches in float32.
     """
+
+    run, name = None, "a module"  # whose it is: `begin` tells
 
     def __init__(self, module, lr: float, betas: tuple[float, float]):
         self.weights, self.masters = list(module.parameters()), []
@@ -115,12 +66,18 @@ class Adam:
 
                 weight.register_post_accumulate_grad_hook(move_gradient)
             self.masters.append(master)
-        self.lr, self.adam = lr, torch.optim.Adam(self.masters, lr=lr, betas=betas)
+        fused = self.masters[0].is_cuda  # there the other form takes 4 bytes a parameter more
+        self.lr, self.adam = lr, torch.optim.Adam(self.masters, lr=lr, betas=betas, fused=fused)
 
     def step(self, max_norm: float) -> float:
-        """Clips, steps at self.lr, updates the weights, clears the gradients. Returns the norm before clipping."""
+        """Clips, steps at self.lr, updates the weights, clears the gradients. Returns the norm before clipping.
+
+        Raises InputError instead of a step where the gradient is not finite.
+        """
         self.adam.param_groups[0]["lr"] = self.lr
         norm = torch.nn.utils.clip_grad_norm_(self.masters, max_norm).item()
+        if not math.isfinite(norm):
+            raise stopped(self.run, f"the norm of the gradient of {self.name} is {norm}, so no step was made")
         self.adam.step()
         with torch.no_grad():
             for weight, master in zip(self.weights, self.masters):
@@ -140,151 +97,163 @@ class Adam:
             master.data.copy_(saved)
 
 
-# ---- the run folder ------------------------------------------------------------------------------------------------
+# ---- a run: its start ----------------------------------------------------------------------------------------------
 
 
 def find(args, script: str) -> types.SimpleNamespace:
-    """The run that the flags ask for: args, script, device, dtype, folder, and the checkpoint to go on from (or None).
+    """The run that the flags ask for, with what `place` and `find_folder` say of it.
 
     Seeds python, numpy and torch. Reads only: nothing is written until `begin`. Raises InputError.
     """
     common.check_args(args)
-    run = place(args)
+    run = place(args, script)
     if args.track:
         try:
-            import wandb  # noqa: F401
+            import wandb
         except ImportError as error:
             raise common.InputError("--track needs Weights & Biases: pip install wandb") from error
-    default = f"runs/{Path(args.dataset).stem}__{args.exp_name}__{args.seed}"
-    folder, resumed = find_folder(args, default)
-    args.run_dir = str(folder)
+        if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.api.api_key:
+            raise common.InputError("--track: log in first (wandb login), or set WANDB_MODE=offline")
+    find_folder(run, f"runs/{Path(args.dataset).stem}__{args.exp_name}__{args.seed}")
     random.seed(args.seed)
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
-    run.script, run.folder, run.resumed = Path(script), folder, resumed
     return run
 
 
-def place(args) -> types.SimpleNamespace:
-    """Where models go: device and dtype, the flags beside them, and both in words. Raises InputError."""
+def place(args, script: str) -> types.SimpleNamespace:
+    """Where models go: device and dtype, and both in words; with them the flags and the script. Raises InputError."""
     if args.device == "cuda" and not torch.cuda.is_available():
         raise common.InputError("--device cuda: torch finds no GPU here")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     dtype = {"auto": "bfloat16" if device == "cuda" else "float32"}.get(args.dtype, args.dtype)
+    if device == "cuda":
+        # cuDNN's attention with an explicit mask gives NaN gradients at some lengths (pytorch#196678), and plans anew
+        # for every shape.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        torch.set_float32_matmul_precision("high")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    named = f"device {device}, weights in {dtype}"
-    return types.SimpleNamespace(args=args, device=device, dtype=getattr(torch, dtype), named=named, resumed=None)
+    run = types.SimpleNamespace(args=args, script=Path(script), device=device, dtype=getattr(torch, dtype))
+    run.placed, run.resumed, run.prompts = f"device {device}, weights in {dtype}", None, []
+    return run
 
 
-def find_folder(args, default: str) -> tuple[Path, Path | None]:
-    """The run folder that the flags ask for, and the checkpoint to resume from (None: start at the beginning).
-
-    default: its name, before the time, where --run-dir gives none. Reads only. Raises InputError.
-    """
-    folder = Path(args.run_dir or f"{default}__{time.strftime('%Y%m%d-%H%M%S')}")
-    try:
-        occupied = folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - UNFINISHED)
-    except OSError as error:
-        raise common.InputError(f"--run-dir {folder} cannot be read: {error.strerror}") from error
-    if not occupied:
-        return folder, None
-    if args.if_run_exists == "raise":
-        raise common.InputError(
-            f"the run folder {folder} exists: add --if-run-exists resume (go on) or delete (start afresh)"
-        )
-    if not (folder / "config.json").is_file():
-        raise common.InputError(f"--run-dir {folder} holds other files than a run's: none is resumed or deleted")
-    if args.if_run_exists == "delete":
-        return folder, None
-    for name in ("config.json", *ROW_FILES):
-        try:
-            if name == "config.json":
-                before = json.loads((folder / name).read_text(encoding="utf-8"))["args"]
-            else:
-                common.read_rows(folder / name)
-        except (ValueError, KeyError) as error:
-            raise common.InputError(f"{folder / name} is damaged, so the run cannot be resumed: {error}") from error
-    now = json.loads(json.dumps(asdict(args)))
-    for key in now:
-        if key not in RESUME_MAY_CHANGE and before.get(key) != now[key]:
-            now_and_then = f"is {now[key]}, but the run in {folder} was started with {before.get(key)}"
-            raise common.InputError(f"--{key.replace('_', '-')} {now_and_then}")
-    return folder, common.last_checkpoint(folder)
-
-
-def open_folder(folder: Path, args, iteration: int | None) -> None:
-    """Creates the run folder, or cuts what it holds back to the checkpoint of `iteration`, and writes config.json.
-
-    iteration None: the rows stay as they are. Raises InputError.
-    """
-    try:
-        if args.if_run_exists == "delete" and folder.exists():
-            shutil.rmtree(folder.rename(folder.with_name(folder.name + ".deleted")))
-        folder.mkdir(parents=True, exist_ok=True)
-        names = ("numpy", "torch", "transformers", "tokenizers", "datasets", "tyro")
-        packages = {name: version(name) for name in names}
-        config = {"args": asdict(args), "git_commit": git_commit(), "packages": packages}
-        common.write_file(folder / "config.json", json.dumps(config, indent=2) + "\n")
-        for name in ROW_FILES if iteration is not None else ():
-            rows = [row for row in common.read_rows(folder / name) if row["iteration"] <= iteration]
-            common.write_file(folder / name, "".join(json.dumps(row) + "\n" for row in rows))
-        for leftover in folder.glob("checkpoint-*.tmp"):
-            shutil.rmtree(leftover)
-    except OSError as error:
-        raise common.InputError(f"the run folder {folder} cannot be written: {error.strerror}") from error
-
-
-def git_commit() -> str | None:
-    """The commit of this repository; None without git."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip() or None
-    except FileNotFoundError:
-        return None
+def check_prompts(run, model, tokenizer, prompts: list, problems: list[common.Problem], room: int, flag: str) -> None:
+    """Raises InputError for the first prompt that does not leave `room` tokens of a model's context; notes them all."""
+    run.prompts.append(common.check_lengths(tokenizer, prompts, problems, room, model.config, flag))
 
 
 def begin(run, state: dict, train_problems: list[common.Problem], eval_problems: list[common.Problem]) -> int:
     """Restores `state` where the run goes on, opens the run folder, says so; returns the iteration it stands at.
 
     state: what a checkpoint holds beside the models: things with state_dict, or dicts, each restored in place.
-    Raises InputError, SandboxError.
+    From here on the first Ctrl-C or SIGTERM lets the iteration end. Raises InputError, SandboxError.
     """
     sandbox = common.sandbox_for(train_problems + eval_problems, run.args.unsafe_code)
-    start, run.start_time = 0, time.time()
+    run.iteration, run.start_time = 0, time.time()
+    for name, part in state.items():
+        if isinstance(part, Adam):
+            part.run, part.name = run, name.removesuffix("_optimizer")
     if run.resumed:
-        try:
-            trainer = torch.load(run.resumed / "trainer.pt", map_location="cpu", weights_only=True)
-        except Exception as error:  # a file cut short fails in the zip reader or in the unpickler
-            advice = f"delete {run.resumed} to resume from the checkpoint before it"
-            raise common.InputError(f"{run.resumed / 'trainer.pt'} is damaged: {advice}") from error
-        start, run.start_time = trainer["iteration"], time.time() - trainer["seconds"]
+        trainer = load_trainer(run.resumed / "trainer.pt")
+        run.iteration, run.start_time = trainer["iteration"], time.time() - trainer["seconds"]
         for name, part in state.items():
             (part.update if isinstance(part, dict) else part.load_state_dict)(trainer["state"][name])
         torch.set_rng_state(trainer["rng"])
         if run.device == "cuda":
             torch.cuda.set_rng_state(trainer["cuda_rng"])
-    open_folder(run.folder, run.args, start if run.resumed else -1)
+    sizes = expected_sizes(run, state)
+    wandb_id = run.config.get("wandb_id") or uuid.uuid4().hex[:12]
     if run.args.track:
         import wandb
 
-        wandb.init(project="textual-feedback-rl", id=run.folder.name, resume="allow", config=asdict(run.args))
-    sizes = f"{len(train_problems)} problems to train on, {len(eval_problems)} held out"
-    print(f"run folder {run.folder}: {sizes}; {run.named}{sandbox}")
-    return start
+        name = {"project": run.args.wandb_project, "name": run.folder.name, "id": wandb_id, "resume": "allow"}
+        try:
+            wandb.init(**name, config=asdict(run.args))
+        except Exception as error:  # of the package's own types, or a time-out
+            raise common.InputError(f"--track: Weights & Biases cannot be reached: {error}") from error
+    n = len(train_problems)
+    prompts = {"training": fingerprint([texts[:n] for texts in run.prompts], train_problems)}
+    prompts["evaluation"] = fingerprint([texts[n:] for texts in run.prompts], eval_problems)
+    open_folder(run, run.iteration if run.resumed else -1, prompts, wandb_id=wandb_id)
+    lines = [f"run folder {run.folder}: {n} problems to train on, {len(eval_problems)} held out"]
+    print("\n".join(textwrap.fill(line, 80) for line in [*lines, f"{run.placed}{sandbox}", sizes]))
+    run.stop = stop = types.SimpleNamespace(signal=None, handlers={})
+    for number in (signal.SIGINT, signal.SIGTERM):
+        stop.handlers[number] = signal.signal(number, lambda number, frame: stop_later(stop, number))
+    return run.iteration
+
+
+def load_trainer(path: Path) -> dict:
+    """The state of a checkpoint beside its models. Raises InputError."""
+    if not path.exists() and path.with_name("solver").exists():
+        reason = f"{path} is not there: only the newest checkpoint holds the optimisers, so no run goes on from here"
+        raise common.InputError(f"{reason}; start a new one from {path.with_name('solver')}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file cut short fails in the zip reader or in the unpickler
+        raise common.InputError(f"{path} is damaged; start a new run from {path.with_name('solver')}") from error
+
+
+def expected_sizes(run, state: dict) -> str:
+    """Memory and disk that the run needs, in words. Raises InputError where its first checkpoint finds no room."""
+    memory, models, trainer = run.sizes["models"], run.sizes["saved"], 0
+    for part in state.values():
+        if isinstance(part, torch.nn.Module):
+            memory += sum(weight.nbytes for weight in part.parameters())
+            trainer += sum(weight.nbytes for weight in part.parameters())
+        elif isinstance(part, Adam):
+            elements = sum(master.numel() for master in part.masters)
+            masters = sum(master.nbytes for weight, master in zip(part.weights, part.masters) if weight is not master)
+            memory, trainer = memory + masters + 12 * elements, trainer + masters + 8 * elements  # 2 moments, gradient
+    existing = next(path for path in (run.folder, *run.folder.absolute().parents) if path.exists())
+    free, one = shutil.disk_usage(existing).free, models + trainer
+    kept = run.args.keep_checkpoints + 1 if run.args.keep_checkpoints else run.args.iterations // run.args.save_every
+    if one > free:
+        raise common.InputError(f"a checkpoint takes {one / 1e9:.2f} GB, but {existing} has {free / 1e9:.2f} GB free")
+    total = f"{(kept * models + trainer) / 1e9:.2f} GB for all that are kept"
+    checkpoints = f"a checkpoint takes {one / 1e9:.2f} GB, {total}, of {free / 1e9:.0f} GB free"
+    return f"memory without activations {memory / 1e9:.2f} GB; {checkpoints}"
+
+
+def stop_later(stop, number: int) -> None:
+    """The first Ctrl-C or SIGTERM: the iteration ends and is saved; the second stops at once, as it did before."""
+    stop.signal = signal.Signals(number)
+    restore_handlers(stop)
+    os.write(2, f"\n{stop.signal.name}: this iteration ends and is saved; again to stop at once\n".encode())
+
+
+def restore_handlers(stop) -> None:
+    for number, handler in stop.handlers.items():
+        signal.signal(number, handler)
+
+
+# ---- a run: its rows and checkpoints -------------------------------------------------------------------------------
 
 
 def log(run, row: dict) -> None:
-    """Appends a row to metrics.jsonl, sends it to Weights & Biases, prints its evaluation on a line that stays."""
+    """Appends a row to metrics.jsonl, sends it to Weights & Biases, prints its evaluation. Refuses NaN: InputError."""
     row["charts/seconds"] = time.time() - run.start_time
+    for name, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise stopped(run, f"{name} is {value}")
     common.write_rows(run.folder / "metrics.jsonl", [row])
+    run.iteration = row["iteration"]
     if run.args.track:
         import wandb
 
         wandb.log(row, step=row["iteration"])
     figures = [f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("eval/")]
     if figures:
-        tqdm.write(f"iteration {row['iteration']:4d}  eval  " + "  ".join(figures))
+        line = f"iteration {row['iteration']:4d}  eval  " + "  ".join(figures)
+        tqdm.write(textwrap.fill(line, 80, subsequent_indent=" " * 22))
+
+
+def stopped(run, reason: str) -> common.InputError:
+    """What to raise where numbers have gone bad: nothing that came from them is kept."""
+    last = folder.last_checkpoint(run.folder)
+    return common.InputError(f"iteration {run.iteration + 1}: {reason}; the last good checkpoint: {last or 'none yet'}")
 
 
 def log_episodes(run, iteration: int, phase: str, problems: list[common.Problem], episodes: dict) -> None:
@@ -293,47 +262,66 @@ def log_episodes(run, iteration: int, phase: str, problems: list[common.Problem]
     common.write_rows(run.folder / "episodes.jsonl", rows)
 
 
+def checkpoint(run, iteration: int, models: dict, state: dict) -> None:
+    """Saves every --save-every iterations, after the last one, and where a signal asked the run to stop, which it then
+    does: raises KeyboardInterrupt."""
+    if run.stop.signal or iteration == run.args.iterations or iteration % run.args.save_every == 0:
+        save(run, iteration, models, state)
+    if run.stop.signal and iteration < run.args.iterations:
+        raise KeyboardInterrupt(*[run.stop.signal.name] * (run.stop.signal == signal.SIGTERM))
+
+
 def save(run, iteration: int, models: dict, state: dict) -> None:
     """Writes checkpoint-{iteration}/: a save_pretrained folder for each (model, tokenizer), and trainer.pt.
 
     Written under a temporary name, forced to the disk, then renamed: a kill leaves the last whole one. A row goes to
-    checkpoints.jsonl. All but the newest --keep-checkpoints and the best one are deleted (0: none is).
+    checkpoints.jsonl. All but the newest --keep-checkpoints and the best one are deleted (0: none is); only the newest
+    keeps trainer.pt. Raises InputError where it cannot be written.
     """
     final = run.folder / f"checkpoint-{iteration:06d}"
     temporary = final.with_name(final.name + ".tmp")
-    for name, (model, tokenizer) in models.items():
-        model.save_pretrained(temporary / name)
-        tokenizer.save_pretrained(temporary / name)
     parts = {name: part if isinstance(part, dict) else part.state_dict() for name, part in state.items()}
     trainer = {"iteration": iteration, "seconds": time.time() - run.start_time}
     trainer |= {"state": parts, "rng": torch.get_rng_state()}
     if run.device == "cuda":
         trainer["cuda_rng"] = torch.cuda.get_rng_state()
-    torch.save(trainer, temporary / "trainer.pt")
-    for path in [*temporary.rglob("*"), temporary]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    try:
+        for name, (model, tokenizer) in models.items():
+            model.save_pretrained(temporary / name)
+            tokenizer.save_pretrained(temporary / name)
+        torch.save(trainer, temporary / "trainer.pt")
+        folder.sync([*temporary.rglob("*"), temporary])
+    except Exception as error:  # a full disk: safetensors and torch raise types of their own
+        shutil.rmtree(temporary, ignore_errors=True)
+        again = common.command_line(run.args, run.script, if_run_exists="resume")
+        reason = f"{final} cannot be written: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+        raise common.InputError(f"{reason}; make room, then go on with: {again}") from error
     recent = common.read_rows(run.folder / "metrics.jsonl")[-run.args.save_every :]
-    row = {"iteration": iteration, "folder": final.name} | common.checkpoint_score(recent)
+    row = {"iteration": iteration, "folder": final.name} | folder.checkpoint_score(recent)
     row |= {name: value for name, value in recent[-1].items() if name.startswith("eval/")}
     common.write_rows(run.folder / "checkpoints.jsonl", [row])
     os.replace(temporary, final)
-    keep = run.args.keep_checkpoints
-    old = sorted(path for path in run.folder.glob("checkpoint-*") if common.is_checkpoint(path))[:-keep] if keep else []
-    for folder in {*old} - {common.best_checkpoint(run.folder)}:
-        shutil.rmtree(folder.rename(folder.with_name(folder.name + ".tmp")))
+    folder.sync([run.folder])
+    older = sorted(path for path in run.folder.glob("checkpoint-*") if common.is_checkpoint(path) and path != final)
+    keep = run.args.keep_checkpoints - 1
+    best = common.best_checkpoint(run.folder)
+    for path in older:
+        if run.args.keep_checkpoints and path not in (*older[len(older) - keep :], best):
+            shutil.rmtree(path.rename(path.with_name(path.name + ".tmp")))
+        else:
+            (path / "trainer.pt").unlink(missing_ok=True)
 
 
 def finish(run) -> None:
     """Says where everything is and how to go on; with --report has report.py draw the run."""
+    restore_handlers(run.stop)
     changes = {"if_run_exists": "resume", "iterations": 2 * run.args.iterations}
-    more = common.command_line(run.args, run.script.name, **changes)
-    last = common.last_checkpoint(run.folder)
-    print(f"done: metrics.jsonl and episodes.jsonl are in {run.folder}, the models in {last}")
-    print(f"the best in training: {common.best_checkpoint(run.folder)}; to train on: {more}")
+    newest, best = folder.last_checkpoint(run.folder), common.best_checkpoint(run.folder)
+    print(f"done: the newest checkpoint is {newest.name}, the best in training {best.name}, both in {run.folder}")
+    print(f"to train on: {common.command_line(run.args, run.script, **changes)}")
     if run.args.report:
         print(write_report(run.folder))
+    run.lock.close()
 
 
 def write_report(folder: Path) -> str:
@@ -343,7 +331,7 @@ def write_report(folder: Path) -> str:
     try:
         result = subprocess.run([*command, "--output", str(page)], capture_output=True, text=True, timeout=600)
     except subprocess.TimeoutExpired:
-        return f"the page of curves and episodes took more than 10 minutes; try: {shlex.join(['python', *command[1:]])}"
+        return f"the page of curves and episodes took more than 10 minutes; try: {shlex.join(command)}"
     if result.returncode == 0:
         return f"curves and episodes: open {page} in a browser"
     reason = (result.stderr.strip() or f"it ended with code {result.returncode}").splitlines()[-1]

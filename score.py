@@ -21,27 +21,22 @@ Departures from the paper:
 3. Evaluation samples as training does (--temperature), so that the two can be compared; the paper's is greedy.
 4. The best checkpoint is the one with the highest mean r_2 in training, not the mean shaped reward, which alpha rules.
 
-B episodes of a rollout, b of a micro-batch, P prompt and T response tokens, M all response tokens of a micro-batch, m
-of a chunk, C hidden size, W vocabulary.
+B episodes (b of a micro-batch), P prompt, T response tokens, M of a micro-batch, m of a chunk, C hidden, W vocabulary.
 """
 
-import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-# Waiting threads soon go to sleep: where cores are shared, spinning ones made small models six times slower.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+import common
+import runs
 
 import torch
 import tyro
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 from transformers import GenerationConfig
-
-import common
-import runs
 
 LOGITS_CHUNK = 1024  # response tokens whose logits, (m, W) in float32, exist at once (memory only)
 
@@ -56,6 +51,7 @@ class Args:
     run_dir: str | None = None  # run folder; by default runs/{dataset}__{exp_name}__{seed}__{time}
     if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, go on from its last checkpoint, or begin anew
     track: bool = False  # also send the metrics to Weights & Biases (needs wandb)
+    wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded tiny (code: tiny/functions)
@@ -75,7 +71,7 @@ class Args:
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
     generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
-    code_timeout: float = 5.0  # seconds after which a program has failed the tests that it has not answered
+    code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
 
     # ---- algorithm
@@ -123,15 +119,12 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     end_ids = model.generation_config.eos_token_id
     end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    prompts, cut = common.fit_prompts(prompts, model.config, max_new_tokens)
     P = max(len(ids) for ids, _ in prompts)
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context and P + max_new_tokens > context:  # an earlier turn, tokenized again, took more tokens than allowed for
-        raise common.InputError(f"a prompt of {P} tokens and {max_new_tokens} new ones exceed the context of {context}")
     prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
     prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
-    greedy = {"do_sample": False}
     sampled = {"do_sample": True, "temperature": args.temperature, "top_k": 0, "top_p": args.top_p}
-    sampling = GenerationConfig(**(sampled if args.temperature else greedy))
+    sampling = GenerationConfig(**(sampled if args.temperature else {"do_sample": False}))
     sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
     sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
     own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
@@ -145,7 +138,6 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     model.generation_config = own_config
     ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
     response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
-    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
     return {
         "prompts": prompts,
         "prompt_ids": prompt_ids,  # (B, P)
@@ -153,8 +145,8 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
         "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
         "response_ids": response_ids,  # (B, T)
         "response_mask": response_mask,  # (B, T)
-        "truncated": ~ended.any(1),  # (B,)
-        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
+        "truncated": ~ended.any(1) | torch.tensor(cut, device=model.device),  # (B,)
+        "texts": [common.decode(tokenizer, ids[mask].tolist()) for ids, mask in zip(response_ids, response_mask)],
     }
 
 
@@ -291,18 +283,18 @@ def accumulate_gradients(model, turn, rows, advantages, kl_coef, args) -> float:
 
     Sums over tokens are divided by the number of episodes in `rows`, so micro_batch_size is a memory knob only.
     """
-    policy = 0.0
+    total_loss = 0.0
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
     for mb in micro_batches(turn, rows, args.micro_batch_size):
         hidden = hidden_states(model, turn, mb)  # (b, P+T, C)
         new_logprobs, _ = token_logprobs(model, hidden, turn, mb, args)
         mask = turn["response_mask"][mb]
         loss = policy_loss(new_logprobs, turn["logprobs"][mb], advantages[mb], mask, args.clip_coef)
-        policy += loss.sum().item() / len(rows)
+        total_loss += loss.sum().item() / len(rows)
         if args.kl_estimator != "k1_reward":
             loss = loss + kl_coef * kl_penalty(new_logprobs, turn["ref_logprobs"][mb], args.kl_estimator)
         (loss.sum() / len(rows)).backward()
-    return policy
+    return total_loss
 
 
 # ---- evaluation and main loop --------------------------------------------------------------------------------------
@@ -332,19 +324,20 @@ def main(args: Args) -> None:
     models, tokenizers = (solver, reference), (solver_tokenizer,)
     problems, room = train_problems + eval_problems, 2 * args.max_new_tokens
     prompts = [common.self_correct_messages(p, "") for p in problems]
-    common.check_lengths(solver_tokenizer, prompts, problems, room, solver.config, "--policy-lm")
+    runs.check_prompts(run, solver, solver_tokenizer, prompts, problems, room, "--policy-lm")
 
     solver_optimizer = runs.Adam(solver, lr=args.learning_rate, betas=args.adam_betas)
     state = {"solver_optimizer": solver_optimizer}
     start = runs.begin(run, state, train_problems, eval_problems)
     if start == 0:
-        row = {"iteration": 0, "charts/episodes": 0}
-        runs.log(run, row | evaluate(run, 0, models, tokenizers, eval_problems, args))
+        runs.log(
+            run, {"iteration": 0, "charts/episodes": 0} | evaluate(run, 0, models, tokenizers, eval_problems, args)
+        )
 
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
         iteration_time = time.time()
-        last, stage1 = iteration == args.iterations, iteration <= args.stage1_iterations
+        stage1 = iteration <= args.stage1_iterations
         warmup = min(1.0, iteration / max(1, args.lr_warmup_iterations))
         solver_optimizer.lr = args.learning_rate * warmup
 
@@ -387,7 +380,7 @@ def main(args: Args) -> None:
         # KL and entropy are of the policy's own samples alone.
         kl_solver = kl[0][offline:].sum() / max(1, args.rollout_size - offline) + kl[1].mean()
         entropy = (entropy_1[offline:].sum() + entropy_2.sum()) / (length_1[offline:].sum() + length_2.sum())
-        row = {
+        metrics = {
             "iteration": iteration,
             **{f"rollout/{k}": v for k, v in common.outcomes(rewards_1.tolist(), rewards_2.tolist()).items()},
             "rollout/repeated": common.repeated(turn_1["texts"], turn_2["texts"]),
@@ -404,19 +397,18 @@ def main(args: Args) -> None:
             "charts/tokens_per_second": tokens / (time.time() - iteration_time),
             "charts/learning_rate": args.learning_rate * warmup,
         }
-        progress.set_postfix_str(f"accuracy {row['rollout/accuracy_1']:.2f} -> {row['rollout/accuracy_2']:.2f}")
+        progress.set_postfix_str(f"accuracy {metrics['rollout/accuracy_1']:.2f} -> {metrics['rollout/accuracy_2']:.2f}")
 
         # ---- EVAL
-        if last or iteration % args.eval_every == 0:
+        if iteration == args.iterations or iteration % args.eval_every == 0:
             runs.log_episodes(run, iteration, "rollout", problems, episodes)
-            row |= evaluate(run, iteration, models, tokenizers, eval_problems, args)
-        runs.log(run, row)
+            metrics |= evaluate(run, iteration, models, tokenizers, eval_problems, args)
+        runs.log(run, metrics)
 
         # ---- CHECKPOINT
-        if last or iteration % args.save_every == 0:
-            runs.save(run, iteration, {"solver": (solver, solver_tokenizer)}, state)
+        runs.checkpoint(run, iteration, {"solver": (solver, solver_tokenizer)}, state)
     runs.finish(run)
 
 
 if __name__ == "__main__":
-    common.run(main, tyro.cli(Args, description=__doc__), "score.py")
+    common.run(main, common.parse(Args, __doc__), __file__)

@@ -9,21 +9,16 @@ over all problems so far. Ties go by name. Every measurement is printed; no prob
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-# Waiting threads soon go to sleep: where cores are shared, spinning ones made small models six times slower.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+import common
+import runs
 
 import numpy as np
 import torch
-import tyro
 from transformers import GenerationConfig
-
-import common
-import runs
 
 
 @dataclass
@@ -51,7 +46,7 @@ class Args:
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
     generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
-    code_timeout: float = 5.0  # seconds after which a program has failed the tests that it has not answered
+    code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
 
 
@@ -66,15 +61,12 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     end_ids = model.generation_config.eos_token_id
     end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    prompts, cut = common.fit_prompts(prompts, model.config, max_new_tokens)
     P = max(len(ids) for ids, _ in prompts)
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context and P + max_new_tokens > context:  # an earlier turn, tokenized again, took more tokens than allowed for
-        raise common.InputError(f"a prompt of {P} tokens and {max_new_tokens} new ones exceed the context of {context}")
     prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
     prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
-    greedy = {"do_sample": False}
     sampled = {"do_sample": True, "temperature": args.temperature, "top_k": 0, "top_p": args.top_p}
-    sampling = GenerationConfig(**(sampled if args.temperature else greedy))
+    sampling = GenerationConfig(**(sampled if args.temperature else {"do_sample": False}))
     sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
     sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
     own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
@@ -88,7 +80,6 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     model.generation_config = own_config
     ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
     response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
-    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
     return {
         "prompts": prompts,
         "prompt_ids": prompt_ids,  # (B, P)
@@ -96,8 +87,8 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
         "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
         "response_ids": response_ids,  # (B, T)
         "response_mask": response_mask,  # (B, T)
-        "truncated": ~ended.any(1),  # (B,)
-        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
+        "truncated": ~ended.any(1) | torch.tensor(cut, device=model.device),  # (B,)
+        "texts": [common.decode(tokenizer, ids[mask].tolist()) for ids, mask in zip(response_ids, response_mask)],
     }
 
 
@@ -114,9 +105,9 @@ def search(names: list[str], size: int, problems: list[common.Problem], measure)
     """The best name; measure(name, problems) is its accuracy on them."""
     alive, used, right = sorted(names), 0, dict.fromkeys(names, 0.0)
     while len(alive) > 1:
-        chosen, used = problems[used : used + size], used + size
+        part, used = problems[used : used + size], used + size
         for name in alive:
-            right[name] += measure(name, chosen) * len(chosen)
+            right[name] += measure(name, part) * len(part)
         alive = sorted(alive, key=lambda name: -right[name])  # stable: equal ones stay in the order of their names
         print(f"{used} problems: " + ", ".join(f"{Path(name).name} {right[name] / used:.3f}" for name in alive))
         alive, size = alive[: (len(alive) + 1) // 2], 2 * size
@@ -125,7 +116,7 @@ def search(names: list[str], size: int, problems: list[common.Problem], measure)
 
 def main(args: Args) -> None:
     common.check_args(args)
-    run = runs.place(args)
+    run = runs.place(args, __file__)
     names = sorted(str(path) for path in Path(args.templates).glob("*.json"))
     if not names:
         raise common.InputError(f"--templates {args.templates} holds no .json file")
@@ -147,16 +138,13 @@ def main(args: Args) -> None:
     for messages in templates.values():
         prompts = [common.attempt_messages(p, messages) for p in problems]
         common.check_lengths(tokenizer, prompts, problems, args.max_new_tokens, model.config, "--policy-lm")
-    print(f"{len(names)} templates, {needed} problems; {run.named}{common.sandbox_for(problems, args.unsafe_code)}")
+    print(f"{len(names)} templates, {needed} problems; {run.placed}{common.sandbox_for(problems, args.unsafe_code)}")
     best = search(
         names, args.search_size, problems, lambda name, part: accuracy(model, tokenizer, part, templates[name], args)
     )
-    try:
-        common.write_file(Path(args.output), json.dumps(templates[best], indent=2, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise common.InputError(f"--output {args.output} cannot be written: {error.strerror}") from error
-    print(f"the best is {best}; train with it: python grpo.py --prompt-template {args.output}")
+    common.write_file(Path(args.output), json.dumps(templates[best], indent=2, ensure_ascii=False) + "\n")
+    print(f"the best is {best}; train with it: --prompt-template {args.output}")
 
 
 if __name__ == "__main__":
-    common.run(main, tyro.cli(Args, description=__doc__), "template_search.py")
+    common.run(main, common.parse(Args, __doc__), __file__)

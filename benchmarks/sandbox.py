@@ -38,7 +38,7 @@ def peer(problem: common.Problem) -> bool:
 
 
 def sandboxed(problem: common.Problem) -> bool:
-    return common.judge(f"```python\n{problem.solution}\n```", problem) is True
+    return common.verify(f"```python\n{problem.solution}\n```", problem) == 1.0
 
 
 def main(args: Args) -> None:

@@ -91,6 +91,10 @@ def text_list(row: dict, name: str, where: str) -> list[str]:
 
 def to_problem(row: dict, where: str, tests_in_prompt: int) -> Problem:
     """One row as a Problem; `where` names the row in errors and is its id. Raises InputError."""
+    try:
+        json.dumps(row, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: half of a surrogate pair stands alone, which is no character") from error
     question = cell(row, *QUESTION_COLUMNS)
     if not question:
         raise InputError(f"{where}: the question is empty")

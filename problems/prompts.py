@@ -5,12 +5,16 @@ has none.
 """
 
 import json
+import re
 import sys
+from datetime import date
 from pathlib import Path
 
 from problems import InputError, Problem
 
 Messages = list[dict[str, str]]
+DATE = date(2024, 7, 26)  # the date in prompts of chat templates that state today's: a run must not depend on the day
+THINKING = ("<think>", "</think>")  # kept in a response's text, special tokens or not: the answer follows them
 
 SOLVE = "Solve the problem step by step. Put the final answer in \\boxed{}."
 STUDENT = "A student's solution:\n"
@@ -107,42 +111,109 @@ def self_correct_messages(problem: Problem, attempt: str, template: Messages = (
 
 
 def render(tokenizer, messages: Messages) -> str:
-    """A prompt's text: by the tokenizer's chat template, or plain where it has none."""
-    if tokenizer.chat_template:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return "".join(message["content"] + "\n" for message in messages)
+    """A prompt's text: by the tokenizer's chat template, or plain where it has none. Raises InputError."""
+    if not tokenizer.chat_template:
+        return "".join(message["content"] + "\n" for message in messages)
+    today = {"strftime_now": DATE.strftime, "date_string": DATE.strftime("%d %b %Y")}
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **today)
+    except Exception as error:  # templates raise errors of their own where they do not know a role, for example
+        reason = f"the tokenizer's chat template refuses these messages: {error}"
+        raise InputError(f"{reason}; --no-chat-template goes without it") from error
+
+
+def opening_ids(tokenizer) -> list[int]:
+    """What a tokenizer itself puts before a text (BOS), without what it appends (an EOS would end the prompt)."""
+    whole, bare = tokenizer("1").input_ids, tokenizer("1", add_special_tokens=False).input_ids
+    starts = [start for start in range(len(whole)) if whole[start : start + len(bare)] == bare]
+    return whole[: starts[0]] if starts else []
 
 
 def encode_prompt(tokenizer, messages: Messages, statement: str = "") -> tuple[list[int], int]:
     """Token ids of a prompt, and how many of them come before whatever follows the problem's statement.
 
-    statement: what the last message begins with. Its end is found by a mark that is put behind it and taken out of the
-    rendered text again, whatever the template makes of the statement. The part up to there is tokenized by itself, so
-    that it is the same whatever follows: the value of x is read there. Raises InputError.
+    statement: what the last message begins with. The part up to its end is tokenized by itself, so that it is the same
+    whatever follows: the value of x is read there. A message that spells a special token, such as <|im_end|>, stays
+    text. Ends and spellings are found by marks that are put in their place, whatever the template makes of the rest.
+    Raises InputError.
     """
-    text, cut = render(tokenizer, messages), None
+    contents = [message["content"] for message in messages]
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    spelled = [text for text in special if any(text in content for content in contents)]
+    text = render(tokenizer, messages)
+    opening = [] if tokenizer.chat_template else opening_ids(tokenizer)  # templates write BOS themselves
+    if not statement and not spelled:
+        ids = opening + tokenizer(text, add_special_tokens=False).input_ids
+        return ids, len(ids)
+
+    mark = "10"  # digits, which no template rewrites; whatever stands beside it, it cannot overlap itself
+    while mark in text:
+        mark += "0"
     if statement:
-        mark = "10"  # digits, which no template rewrites; however long, it cannot overlap itself
-        while mark in text:
-            mark += "0"
-        content = messages[-1]["content"].removeprefix(statement)
-        marked = render(tokenizer, [*messages[:-1], messages[-1] | {"content": statement + mark + content}])
-        before, found, after = marked.partition(mark)
-        if not found or mark in after:
-            raise InputError("the tokenizer's chat template must show the last message once: --no-chat-template does")
-        text = before + after
-        cut = len(text) - len(after.lstrip())  # the blank line after the statement belongs to it
-    prefix = tokenizer(text[:cut], add_special_tokens=not tokenizer.chat_template).input_ids  # templates write BOS
-    rest = tokenizer(text[cut:], add_special_tokens=False).input_ids if cut is not None else []
-    return prefix + rest, len(prefix)
+        contents[-1] = f"{statement}{mark}3{contents[-1].removeprefix(statement)}"
+    for number, spelling in enumerate(spelled, 1):
+        contents = [content.replace(spelling, f"{mark}{'2' * number}3") for content in contents]
+    marked = [message | {"content": content} for message, content in zip(messages, contents)]
+    parts = re.split(f"{mark}(2*)3", render(tokenizer, marked))  # texts, and between them the twos of the marks
+
+    def tokenized(first: int, last: int) -> list[int]:
+        ids = []
+        for index in range(first, last):
+            mark_of_a_spelling = index % 2 == 1
+            text = spelled[len(parts[index]) - 1] if mark_of_a_spelling else parts[index]
+            flags = {"add_special_tokens": False, "split_special_tokens": mark_of_a_spelling}
+            ids += tokenizer(text, **flags).input_ids if text else []
+        return ids
+
+    if not statement:
+        ids = opening + tokenized(0, len(parts))
+        return ids, len(ids)
+    ends = [index for index in range(1, len(parts), 2) if not parts[index]]
+    if len(ends) != 1:
+        raise InputError("the tokenizer's chat template must show the last message once: --no-chat-template does")
+    (end,) = ends
+    rest = parts[end + 1].lstrip()  # the blank line after the statement belongs to it
+    parts[end - 1] += parts[end + 1][: len(parts[end + 1]) - len(rest)]
+    parts[end + 1] = rest
+    prefix = opening + tokenized(0, end)
+    return prefix + tokenized(end + 1, len(parts)), len(prefix)
 
 
-def check_lengths(tokenizer, prompts: list[Messages], problems: list[Problem], room: int, config, flag: str) -> None:
-    """Raises InputError for the first problem whose prompt and `room` more tokens do not fit a model's context."""
-    context = getattr(config, "max_position_embeddings", None) or sys.maxsize
-    for problem, messages in zip(problems, prompts):
-        if len(render(tokenizer, messages).encode()) + room > context:  # a prompt has fewer tokens than bytes
+def decode(tokenizer, ids: list[int]) -> str:
+    """The text of a response: without special tokens, but with the marks of a thought."""
+    tokens = tokenizer.added_tokens_decoder
+    return tokenizer.decode(
+        [i for i in ids if not (i in tokens and tokens[i].special and tokens[i].content not in THINKING)]
+    )
+
+
+def context_length(config) -> int:
+    """The most tokens that a model reads."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+
+
+def fit_prompts(
+    prompts: list[tuple[list[int], int]], config, room: int
+) -> tuple[list[tuple[list[int], int]], list[bool]]:
+    """Prompts that leave `room` tokens of a model's context, and which of them lost their beginning for it.
+
+    At the start of a run all fit; an earlier turn, tokenized again, can take more tokens than it was sampled with.
+    """
+    most = context_length(config) - room
+    cut = [len(ids) > most for ids, _ in prompts]
+    return [(ids[-most:], max(1, length - max(0, len(ids) - most))) for ids, length in prompts], cut
+
+
+def check_lengths(
+    tokenizer, prompts: list[Messages], problems: list[Problem], room: int, config, flag: str
+) -> list[str]:
+    """The rendered prompts. Raises InputError for the first that leaves less than `room` tokens of the context."""
+    context = context_length(config)
+    texts = [render(tokenizer, messages) for messages in prompts]
+    for problem, messages, text in zip(problems, prompts, texts):
+        if len(text.encode()) + room > context:  # a prompt has fewer tokens than bytes
             length = len(encode_prompt(tokenizer, messages)[0]) + room
             if length > context:
                 name = f"the model of {flag} reads {context}"
                 raise InputError(f"{problem.id}: prompt and responses can take {length} tokens, but {name}")
+    return texts

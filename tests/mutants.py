@@ -107,12 +107,9 @@ MUTANTS = [
     ("mlmt_rl.py", "iteration <= args.stage1_iterations", "iteration < args.stage1_iterations"),
     (
         "mlmt_rl.py",
-        "feedback_optimizer.lr = args.guidance_lr * warmup",
-        "feedback_optimizer.lr = args.learning_rate * warmup",
+        "args.learning_rate * warmup, args.guidance_lr * warmup",
+        "args.learning_rate * warmup, args.learning_rate * warmup",
     ),
-    ("mlmt_rl.py", "lr=args.learning_rate, betas=args.adam_betas", "lr=args.learning_rate"),
-    ("mlmt_rl.py", "lr=args.guidance_lr, betas=args.adam_betas", "lr=args.guidance_lr"),
-    ("mlmt_rl.py", "lr=args.value_lr, betas=args.adam_betas", "lr=args.value_lr"),
     ("mlmt_rl.py", "lr=args.value_lr", "lr=args.guidance_lr"),
     ("mlmt_rl.py", "min(1.0, iteration / max", "min(1.0, (iteration + 1) / max"),
     (
@@ -155,15 +152,13 @@ MUTANTS = [
     ("rl_guided_score.py", "iteration <= args.stage1_iterations", "iteration < args.stage1_iterations"),
     (
         "rl_guided_score.py",
-        "feedback_optimizer.lr = args.guidance_lr * warmup",
-        "feedback_optimizer.lr = args.learning_rate * warmup",
+        "args.learning_rate * warmup, args.guidance_lr * warmup",
+        "args.learning_rate * warmup, args.learning_rate * warmup",
     ),
-    ("rl_guided_score.py", "lr=args.guidance_lr, betas=args.adam_betas", "lr=args.guidance_lr"),
     ("rl_guided_score.py", "args.gamma * args.kl_coef * kl_2", "args.kl_coef * kl_2"),
     ("score.py", "share * A_1, share * kl_coef_1", "A_1, share * kl_coef_1"),
     ("score.py", "share * A_1, share * kl_coef_1", "share * A_1, share * args.kl_coef"),
     ("score.py", "iteration <= args.stage1_iterations", "iteration < args.stage1_iterations"),
-    ("score.py", "lr=args.learning_rate, betas=args.adam_betas", "lr=args.learning_rate"),
     ("score.py", "offline = 0 if stage1 else round", "offline = round"),
     ("score.py", "min(1.0, iteration / max", "min(1.0, (iteration + 1) / max"),
     ("score.py", "+ args.gamma * shaped)", "+ args.gamma * rewards_2)"),
@@ -178,8 +173,6 @@ MUTANTS = [
         'args.kl_coef * group_advantages(kl, args.group_size, "none")',
         'args.kl_coef * group_advantages(kl, args.group_size, "std")',
     ),
-    ("archer.py", "lr=args.critic_lr, betas=args.adam_betas", "lr=args.critic_lr"),
-    ("archer.py", "lr=args.baseline_lr, betas=args.adam_betas", "lr=args.baseline_lr"),
     (
         "archer.py",
         "critic_optimizer.step(args.max_grad_norm)",
@@ -231,7 +224,7 @@ MUTANTS = [
         "groups = verdicts.view(-1, args.group_size)",
         'groups = episodes["rewards"].view(-1, args.group_size)',
     ),
-    ("grpo.py", 'device=device) & ~turn_1["truncated"]', "device=device)"),
+    ("grpo.py", 'well_formed.bool() & ~turn_1["truncated"]', "well_formed.bool()"),
     ("grpo.py", 'common.problem_rows(counters["rounds"], args', "common.problem_rows(iteration, args"),
     ("mlmt_rl.py", "common.problem_rows(iteration, args.rollout_size", "common.problem_rows(1, args.rollout_size"),
     ("mlmt_rl.py", "(ended.cumsum(1) - ended.long()) == 0", "ended.cumsum(1) == 0"),
@@ -243,7 +236,8 @@ MUTANTS = [
     ("runs.py", '"masters": masters}', '"masters": []}'),
     ("runs.py", "                    weight.copy_(master)", "                    pass"),
     ("runs.py", 'torch.set_rng_state(trainer["rng"])', "pass"),
-    ("runs.py", "str(run.resumed / trained_as)", 'str(run.resumed / "solver")'),
+    ("runs.py", "betas=betas", "betas=(0.9, 0.999)"),
+    ("running/models.py", "str(run.resumed / trained_as)", 'str(run.resumed / "solver")'),
     # ---- which mean
     ("mlmt_rl.py", "(kl[0] + kl[2]).mean()", "kl[2].mean()"),
     ("mlmt_rl.py", "kl[1].mean().item()", "(kl[1] / length_g).mean().item()"),
@@ -290,7 +284,11 @@ MUTANTS = [
     ),
     ("archer.py", 'tokens += turn["response_mask"].sum().item()', "pass"),
     ("archer.py", "auc(q.min(1).values, rewards_1)", "auc(q[:, 0], rewards_1)"),
-    ("common.py", 'key=lambda row: (row["mean_reward"], row["iteration"])', 'key=lambda row: row["mean_reward"]'),
+    (
+        "running/folder.py",
+        'key=lambda row: (row["mean_reward"], row["iteration"])',
+        'key=lambda row: row["mean_reward"]',
+    ),
 ]
 
 

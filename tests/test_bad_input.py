@@ -8,13 +8,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import tyro
 from conftest import read_jsonl, write_jsonl
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaConfig
 
 import archer
 import common
@@ -152,7 +151,7 @@ def test_a_prompt_that_just_fits():
     problems = [common.Problem(row["question"], row["answer"], id=row["question"]) for row in GOOD]
     prompts = [common.attempt_messages(problem) for problem in problems]
     longest = max(len(common.encode_prompt(tokenizer, prompt)[0]) for prompt in prompts)
-    fits, short = (SimpleNamespace(max_position_embeddings=longest + 10 - less) for less in (0, 1))
+    fits, short = (LlamaConfig(max_position_embeddings=longest + 10 - less) for less in (0, 1))
     common.check_lengths(tokenizer, prompts, problems, 10, fits, "--policy-lm")
     with pytest.raises(common.InputError, match=f"--policy-lm reads {longest + 9}"):
         common.check_lengths(tokenizer, prompts, problems, 10, short, "--policy-lm")

@@ -1,0 +1,157 @@
+"""The command line of every script: its flags, their checks, the command that goes on with a run, how a run ends."""
+
+import dataclasses
+import inspect
+import os
+import re
+import shlex
+import signal
+import sys
+import textwrap
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+from problems import InputError
+from running.folder import last_checkpoint
+from verifiers.sandbox import SandboxError
+
+import tyro
+
+WIDTH = 80  # of what is printed; commands, which are to be pasted, stay on one line
+
+
+def parse(Args, description: str, default=None):
+    """The flags of the command line, as Args; the headings `# ---- name` in its source are the boxes of --help."""
+    kinds = {field.name: field for field in fields(Args)}
+    _, *parts = re.split(r"^    # ---- (.+)\n", inspect.getsource(Args), flags=re.MULTILINE)
+    groups = []
+    for heading, source in zip(parts[::2], parts[1::2]):
+        members = []
+        for name, help_text in re.findall(r"^    (\w+): .+?  # (.+)$", source, re.MULTILINE):
+            value = getattr(default or kinds[name], name if default else "default")
+            members.append(
+                (name, Annotated[kinds[name].type, tyro.conf.arg(help=help_text)], dataclasses.field(default=value))
+            )
+        group = dataclasses.make_dataclass(heading.replace(" ", "_"), members)
+        flat = tyro.conf.OmitArgPrefixes[group]
+        groups.append((group.__name__, flat, dataclasses.field(default_factory=group)))
+    if {"-h", "--help"} & {*sys.argv}:
+        print(narrow(description))
+    try:
+        nested = tyro.cli(dataclasses.make_dataclass("Flags", groups), description="")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        leave_quietly()
+    return Args(**{name: value for group in vars(nested).values() for name, value in vars(group).items()})
+
+
+def narrow(text: str) -> str:
+    """A docstring in WIDTH columns: paragraphs and numbered points filled, equations (four blanks) wrapped alone."""
+    lines = []
+    for line in text.splitlines():
+        goes_on = lines and lines[-1] and not lines[-1].startswith("    ") and not re.match(r"$|    |\d+\. ", line)
+        lines[-1:] = [f"{lines[-1]} {line.strip()}"] if goes_on else [*lines[-1:], line]
+    hanging = {True: "   ", False: ""}
+    wrapped = []
+    for line in lines:
+        indent = " " * 8 if line.startswith("    ") else hanging[re.match(r"\d+\. ", line) is not None]
+        wrapped.append(textwrap.fill(line, WIDTH, subsequent_indent=indent, break_on_hyphens=False))
+    return "\n".join(wrapped) + "\n"
+
+
+def command_line(args, script: str | Path, **changes) -> str:
+    """The command that starts this run, with some flags changed: every flag that is not at its default.
+
+    It names this interpreter and this script, and works in the directory that it is printed in.
+    """
+    script = Path(script).absolute()
+    words = [sys.executable, str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)]
+    for field in fields(args):
+        value = changes.get(field.name, getattr(args, field.name))
+        if value == field.default:
+            continue
+        flag = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return shlex.join(words)
+
+
+MAY_BE_ZERO = ("seed", "eval_seed", "stage1_iterations", "lr_warmup_iterations", "keep_checkpoints", "feedback_every")
+MAY_BE_ZERO += ("tests_in_prompt", "warmup_iterations", "dynamic_sampling", "overlong_buffer")
+
+
+def check_args(args) -> None:
+    """Raises InputError for sizes and rates that cannot work, in any script."""
+    for field in fields(args):
+        value = getattr(args, field.name)
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and text.encode(errors="replace") != text.encode(errors="surrogatepass"):
+                raise InputError(f"--{field.name.replace('_', '-')} {ascii(text)} is not UTF-8")
+        lowest = 0 if isinstance(value, float) or field.name in MAY_BE_ZERO else 1
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not lowest <= value < 2**32:
+            raise InputError(f"--{field.name.replace('_', '-')} must not be {value}")
+    training = hasattr(args, "learning_rate")
+    if training and not all(0 <= beta < 1 for beta in args.adam_betas):
+        raise InputError(f"--adam-betas {' '.join(map(str, args.adam_betas))} must be in [0, 1)")
+    if training and not args.temperature > 0:
+        raise InputError(f"--temperature {args.temperature} must be above 0: nothing is learned from greedy responses")
+    if not 0 < args.top_p <= 1:
+        raise InputError(f"--top-p {args.top_p} must be in (0, 1]")
+    for name in ("tau", "offline_first_turn", "gae_lambda", "gamma"):
+        if getattr(args, name, 0.0) > 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at most 1")
+    if getattr(args, "baseline", "") == "leave-one-out" and args.rollout_size == 1:
+        raise InputError("--baseline leave-one-out needs a --rollout-size of 2 or more")
+    if not args.code_timeout > 0:
+        raise InputError(f"--code-timeout {args.code_timeout} must be above 0")
+    for name in ("num_minibatches", "critic_batch_size"):
+        if hasattr(args, "rollout_size") and args.rollout_size % getattr(args, name, 1):
+            size = f"--{name.replace('_', '-')} {getattr(args, name)}"
+            raise InputError(f"--rollout-size {args.rollout_size} does not divide by {size}")
+    if hasattr(args, "advantage_norm") and args.group_size == 1:
+        raise InputError("--group-size 1: a group needs at least 2 responses to be compared")
+    if getattr(args, "overlong_buffer", 0) > args.max_new_tokens:
+        limit = f"--max-new-tokens {args.max_new_tokens}"
+        raise InputError(f"--overlong-buffer {args.overlong_buffer} must be at most {limit}")
+    if getattr(args, "joint_kl", False) and args.kl_estimator != "k1_reward":
+        raise InputError(f"--joint-kl needs --kl-estimator k1_reward: {args.kl_estimator} is in no return")
+    if hasattr(args, "group_size") and args.group_size * args.groups_per_batch % args.num_minibatches:
+        size = f"--group-size {args.group_size} times --groups-per-batch {args.groups_per_batch}"
+        raise InputError(f"{size} does not divide by --num-minibatches {args.num_minibatches}")
+
+
+def run(main, args, script: str):
+    """Runs a script's main; a user's mistake, no sandbox and Ctrl-C end in one line, with exit codes 2, 2 and 130."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the script had it end the imports without a word
+    try:
+        result = main(args)
+        sys.stdout.flush()
+        return result
+    except (InputError, SandboxError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        leave_quietly()
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{where_it_stands(args, script)}", file=sys.stderr)
+        sys.exit(143 if interrupt.args else 130)  # runs.py raises it with the name of the signal SIGTERM
+
+
+def where_it_stands(args, script: str) -> str:
+    """What is left of a run that stops before its end, and how to go on."""
+    folder = Path(getattr(args, "run_dir", None) or "")
+    if not hasattr(args, "if_run_exists") or not (folder / "config.json").is_file():
+        return "interrupted; nothing was written"
+    message = "interrupted"
+    if hasattr(args, "save_every"):
+        message += f"; last checkpoint: {last_checkpoint(folder) or 'none yet'}"
+    return f"{message}; go on with: {command_line(args, script, if_run_exists='resume')}"
+
+
+def leave_quietly() -> None:
+    """Ends where whoever read the output, such as head, has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)

@@ -1,0 +1,104 @@
+"""Loads language models and refuses those that the scripts would train wrongly."""
+
+from pathlib import Path
+
+from problems import InputError, Problem
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+
+EMBEDDED_MODELS = ("tiny", "tiny/functions")  # one writes solutions, the other programs
+ROOT = Path(__file__).parents[1]
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of logits that are computed in two ways, beside the largest
+
+
+def embedded_model(problems: list[Problem]) -> str:
+    """The folder of the embedded model for these problems."""
+    return EMBEDDED_MODELS[any(problem.tests for problem in problems)]
+
+
+def model_source(name: str) -> str:
+    """A folder or hub name as transformers takes it; "tiny" is found from any working directory."""
+    return str(ROOT / name) if (ROOT / name).is_dir() and not Path(name).is_dir() else name
+
+
+def not_loaded(flag: str, name: str, error: Exception) -> InputError:
+    """What to raise where a model cannot be loaded: the first line of the library's error, whatever its type is."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = reason if Path(model_source(name)).is_dir() else f"there is no such folder, and from the hub: {reason}"
+    return InputError(f"{flag} {name} cannot be loaded: {reason}")
+
+
+def load_lm(run, name: str, flag: str, trained_as: str | None = None):
+    """A causal language model and its tokenizer, from a folder or the hub. Raises InputError.
+
+    trained_as: the model's folder in a checkpoint, from which it is loaded where the run goes on; None: it is frozen.
+    """
+    if run.resumed and trained_as:
+        name, flag = str(run.resumed / trained_as), "the checkpoint"
+    source = model_source(name)
+    if (Path(source) / "adapter_config.json").is_file():
+        raise InputError(
+            f"{flag} {name} holds an adapter (LoRA), not a whole model: merge it into its base model first"
+        )
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        switch_off_noise(config)
+        loading = {"config": config, "dtype": run.dtype, "trust_remote_code": False}
+        model = AutoModelForCausalLM.from_pretrained(source, **loading).to(run.device)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        flaw = unsupported(model, tokenizer)
+    except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
+        raise not_loaded(flag, name, error) from error
+    if flaw:
+        raise InputError(f"{flag} {name} {flaw}")
+    if not run.args.chat_template:
+        tokenizer.chat_template = None
+    size = sum(weight.nbytes for weight in model.parameters())
+    sizes = vars(run).setdefault("sizes", {"models": 0, "saved": 0})  # bytes of all models, of those in checkpoints
+    sizes["models"], sizes["saved"] = sizes["models"] + size, sizes["saved"] + size * (trained_as is not None)
+    if trained_as is None:
+        model.requires_grad_(False)
+    elif run.args.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    return model, tokenizer
+
+
+def switch_off_noise(config) -> None:
+    """Sets dropout and router jitter to zero, in nested configurations too: the trainer must see the very policy that
+    sampled."""
+    for key, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            switch_off_noise(value)
+        elif isinstance(value, float) and ("drop" in key or "jitter" in key):
+            setattr(config, key, 0.0)
+
+
+@torch.no_grad()
+def unsupported(model, tokenizer) -> str | None:
+    """What keeps the scripts from training a model, or None.
+
+    They apply the output head to the backbone's states themselves, behind padding on the left; a probe does the same.
+    """
+    size = model.get_input_embeddings().weight.shape[0]
+    ends = model.generation_config.eos_token_id
+    named = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+    if not named:
+        return "has no end-of-sequence token: neither its tokenizer nor its generation_config.json names one"
+    if max({*named, tokenizer.pad_token_id or 0}) >= size:
+        return f"has an end or pad token beyond the {size} rows of its embedding: resize_token_embeddings makes room"
+    tokens = torch.arange(1, 6, device=model.device)[None] % size  # (1, 5)
+    padded, mask = (torch.nn.functional.pad(part, (2, 0)) for part in (tokens, torch.ones_like(tokens)))  # (1, 7)
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0)  # (1, 7)
+    expected = model.eval()(tokens).logits.float()  # (1, 5, W)
+    for training in (False, True):
+        model.train(training)
+        output = model.base_model(input_ids=padded, attention_mask=mask, position_ids=position_ids, use_cache=False)
+        logits = model.get_output_embeddings()(output.last_hidden_state)[:, 2:].float()  # (1, 5, W)
+        if not (logits.isfinite().all() and expected.isfinite().all()):
+            return "gives logits that are not finite"
+        if (logits - expected).abs().max() > TOLERANCE[model.dtype] * expected.abs().max():
+            noise, scale = "draws random numbers in training", "scales or caps its logits, or does not mask padding"
+            return f"{noise if training else scale}, which is not supported"
+    model.eval()
+    return None
