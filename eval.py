@@ -98,6 +98,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     model.generation_config = own_config
     ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
     response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
+    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
     return {
         "prompts": prompts,
         "prompt_ids": prompt_ids,  # (B, P)
@@ -106,7 +107,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
         "response_ids": response_ids,  # (B, T)
         "response_mask": response_mask,  # (B, T)
         "truncated": ~ended.any(1) | torch.tensor(cut, device=model.device),  # (B,)
-        "texts": [common.decode(tokenizer, ids[mask].tolist()) for ids, mask in zip(response_ids, response_mask)],
+        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
     }
 
 
@@ -334,6 +335,7 @@ def main(args: Args) -> None:
     progress.close()
     common.write_file(run_dir / "eval.json", json.dumps({"args": asdict(args), "results": results}, indent=2) + "\n")
     figures.print_tables(results)
+    runs.release(run)
     print(f"\nall figures: {run_dir / 'eval.json'}; every text and verdict: {run_dir / 'episodes.jsonl'}")
 
 

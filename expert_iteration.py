@@ -130,6 +130,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     model.generation_config = own_config
     ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
     response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
+    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
     return {
         "prompts": prompts,
         "prompt_ids": prompt_ids,  # (B, P)
@@ -138,7 +139,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
         "response_ids": response_ids,  # (B, T)
         "response_mask": response_mask,  # (B, T)
         "truncated": ~ended.any(1) | torch.tensor(cut, device=model.device),  # (B,)
-        "texts": [common.decode(tokenizer, ids[mask].tolist()) for ids, mask in zip(response_ids, response_mask)],
+        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
     }
 
 
@@ -234,8 +235,7 @@ def loss_weights(response_mask: torch.Tensor, reduction: str, max_new_tokens: in
 def kl_penalty(new_logprobs, ref_logprobs, estimator: str) -> torch.Tensor:
     """KL(pi || pi_ref) of each response as a loss, summed over its tokens: (b,). Log-probabilities are 0 off the mask.
 
-    Both policies at the sampling temperature. k2 = (log pi - log pi_ref)^2 / 2; k3 = rho - 1 - log rho with
-    rho = pi_ref / pi, whose expected gradient is that of KL(pi_ref || pi).
+    k2 = (log pi - log pi_ref)^2 / 2; k3 = rho - 1 - log rho, rho = pi_ref / pi, on average grad KL(pi_ref || pi).
     """
     log_ratio = new_logprobs - ref_logprobs  # (b, T)
     if estimator == "k2_loss":

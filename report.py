@@ -200,6 +200,8 @@ def sample_episodes(groups: list[dict], budget: int) -> tuple[dict, int, int]:
 
 
 def main(args: Args) -> None:
+    if not Path(args.output).absolute().parent.is_dir():
+        raise common.InputError(f"--output {args.output}: there is no folder {Path(args.output).parent}")
     folders = [Path(path) for pattern in args.runs for path in (sorted(glob.glob(pattern)) or [pattern])]
     runs = []
     for folder in dict.fromkeys(folders):

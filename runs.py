@@ -29,7 +29,7 @@ from pathlib import Path
 
 import common
 from running import folder
-from running.folder import find_folder, fingerprint, open_folder
+from running.folder import find_folder, fingerprint, open_folder, release
 from running.models import EMBEDDED_MODELS, embedded_model, load_lm, model_source, not_loaded
 
 import numpy as np
@@ -38,7 +38,7 @@ import transformers
 from tqdm import tqdm
 
 __all__ = ["EMBEDDED_MODELS", "embedded_model", "find_folder", "fingerprint", "load_lm", "model_source", "not_loaded"]
-__all__ += ["open_folder"]
+__all__ += ["open_folder", "release"]
 
 SAVED_EPISODES = 200  # of each evaluation, and of the rollout before it, at most
 
@@ -172,7 +172,8 @@ def begin(run, state: dict, train_problems: list[common.Problem], eval_problems:
         try:
             wandb.init(**name, config=asdict(run.args))
         except Exception as error:  # of the package's own types, or a time-out
-            raise common.InputError(f"--track: Weights & Biases cannot be reached: {error}") from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise common.InputError(f"--track: Weights & Biases cannot be reached: {reason}") from error
     n = len(train_problems)
     prompts = {"training": fingerprint([texts[:n] for texts in run.prompts], train_problems)}
     prompts["evaluation"] = fingerprint([texts[n:] for texts in run.prompts], eval_problems)
@@ -187,13 +188,15 @@ def begin(run, state: dict, train_problems: list[common.Problem], eval_problems:
 
 def load_trainer(path: Path) -> dict:
     """The state of a checkpoint beside its models. Raises InputError."""
-    if not path.exists() and path.with_name("solver").exists():
-        reason = f"{path} is not there: only the newest checkpoint holds the optimisers, so no run goes on from here"
-        raise common.InputError(f"{reason}; start a new one from {path.with_name('solver')}")
+    advice = f"start a new run from {path.with_name('solver')}"
+    if list(path.parent.parent.glob("checkpoint-*/trainer.pt")) not in ([], [path]):
+        advice = f"delete {path.parent} to resume from the checkpoint before it"
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise common.InputError(f"{path} is missing (older checkpoints hold no optimisers): {advice}") from error
     except Exception as error:  # a file cut short fails in the zip reader or in the unpickler
-        raise common.InputError(f"{path} is damaged; start a new run from {path.with_name('solver')}") from error
+        raise common.InputError(f"{path} is damaged: {advice}") from error
 
 
 def expected_sizes(run, state: dict) -> str:
@@ -275,8 +278,8 @@ def save(run, iteration: int, models: dict, state: dict) -> None:
     """Writes checkpoint-{iteration}/: a save_pretrained folder for each (model, tokenizer), and trainer.pt.
 
     Written under a temporary name, forced to the disk, then renamed: a kill leaves the last whole one. A row goes to
-    checkpoints.jsonl. All but the newest --keep-checkpoints and the best one are deleted (0: none is); only the newest
-    keeps trainer.pt. Raises InputError where it cannot be written.
+    checkpoints.jsonl. All but the newest --keep-checkpoints and the best one are deleted, and but for the newest their
+    trainer.pt, which takes most of the room (0: none is). Raises InputError where it cannot be written.
     """
     final = run.folder / f"checkpoint-{iteration:06d}"
     temporary = final.with_name(final.name + ".tmp")
@@ -305,11 +308,11 @@ def save(run, iteration: int, models: dict, state: dict) -> None:
     older = sorted(path for path in run.folder.glob("checkpoint-*") if common.is_checkpoint(path) and path != final)
     keep = run.args.keep_checkpoints - 1
     best = common.best_checkpoint(run.folder)
-    for path in older:
-        if run.args.keep_checkpoints and path not in (*older[len(older) - keep :], best):
-            shutil.rmtree(path.rename(path.with_name(path.name + ".tmp")))
-        else:
+    for path in older if run.args.keep_checkpoints else ():
+        if path in (*older[len(older) - keep :], best):
             (path / "trainer.pt").unlink(missing_ok=True)
+        else:
+            shutil.rmtree(path.rename(path.with_name(path.name + ".tmp")))
 
 
 def finish(run) -> None:
@@ -321,7 +324,7 @@ def finish(run) -> None:
     print(f"to train on: {common.command_line(run.args, run.script, **changes)}")
     if run.args.report:
         print(write_report(run.folder))
-    run.lock.close()
+    release(run)
 
 
 def write_report(folder: Path) -> str:

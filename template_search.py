@@ -80,6 +80,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     model.generation_config = own_config
     ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
     response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
+    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
     return {
         "prompts": prompts,
         "prompt_ids": prompt_ids,  # (B, P)
@@ -88,7 +89,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
         "response_ids": response_ids,  # (B, T)
         "response_mask": response_mask,  # (B, T)
         "truncated": ~ended.any(1) | torch.tensor(cut, device=model.device),  # (B,)
-        "texts": [common.decode(tokenizer, ids[mask].tolist()) for ids, mask in zip(response_ids, response_mask)],
+        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
     }
 
 

@@ -14,7 +14,6 @@ from problems import InputError, Problem
 
 Messages = list[dict[str, str]]
 DATE = date(2024, 7, 26)  # the date in prompts of chat templates that state today's: a run must not depend on the day
-THINKING = ("<think>", "</think>")  # kept in a response's text, special tokens or not: the answer follows them
 
 SOLVE = "Solve the problem step by step. Put the final answer in \\boxed{}."
 STUDENT = "A student's solution:\n"
@@ -114,9 +113,13 @@ def render(tokenizer, messages: Messages) -> str:
     """A prompt's text: by the tokenizer's chat template, or plain where it has none. Raises InputError."""
     if not tokenizer.chat_template:
         return "".join(message["content"] + "\n" for message in messages)
-    today = {"strftime_now": DATE.strftime, "date_string": DATE.strftime("%d %b %Y")}
+    # The two ways in which templates ask for today's date.
+    template = re.sub(
+        r"strftime_now\(\s*(['\"])(.+?)\1\s*\)", lambda m: repr(DATE.strftime(m[2])), tokenizer.chat_template
+    )
+    settings = {"chat_template": template, "date_string": DATE.strftime("%d %b %Y"), "add_generation_prompt": True}
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **today)
+        return tokenizer.apply_chat_template(messages, tokenize=False, **settings)
     except Exception as error:  # templates raise errors of their own where they do not know a role, for example
         reason = f"the tokenizer's chat template refuses these messages: {error}"
         raise InputError(f"{reason}; --no-chat-template goes without it") from error
@@ -177,14 +180,6 @@ def encode_prompt(tokenizer, messages: Messages, statement: str = "") -> tuple[l
     parts[end + 1] = rest
     prefix = opening + tokenized(0, end)
     return prefix + tokenized(end + 1, len(parts)), len(prefix)
-
-
-def decode(tokenizer, ids: list[int]) -> str:
-    """The text of a response: without special tokens, but with the marks of a thought."""
-    tokens = tokenizer.added_tokens_decoder
-    return tokenizer.decode(
-        [i for i in ids if not (i in tokens and tokens[i].special and tokens[i].content not in THINKING)]
-    )
 
 
 def context_length(config) -> int:

@@ -29,13 +29,11 @@ def parse(Args, description: str, default=None):
     for heading, source in zip(parts[::2], parts[1::2]):
         members = []
         for name, help_text in re.findall(r"^    (\w+): .+?  # (.+)$", source, re.MULTILINE):
-            value = getattr(default or kinds[name], name if default else "default")
-            members.append(
-                (name, Annotated[kinds[name].type, tyro.conf.arg(help=help_text)], dataclasses.field(default=value))
-            )
-        group = dataclasses.make_dataclass(heading.replace(" ", "_"), members)
-        flat = tyro.conf.OmitArgPrefixes[group]
-        groups.append((group.__name__, flat, dataclasses.field(default_factory=group)))
+            kind = Annotated[kinds[name].type, tyro.conf.arg(help=help_text)]
+            value = getattr(default, name) if default else kinds[name].default
+            members.append((name, kind, dataclasses.field(default=value)))
+        group = dataclasses.make_dataclass(heading.replace(" ", "_"), members, kw_only=True)
+        groups.append((group.__name__, tyro.conf.OmitArgPrefixes[group]))
     if {"-h", "--help"} & {*sys.argv}:
         print(narrow(description))
     try:

@@ -158,9 +158,9 @@ def identity(script: Path) -> dict[str, str]:
 
 
 def fingerprint(rendered: list[list[str]], problems: list[Problem]) -> str:
-    """A hash of what a run reads of its problems: the rendered prompts of each turn, and what responses are judged by.
+    """A hash of what a run reads of its problems: the rendered prompts, and what responses are judged by.
 
-    rendered: of each turn, the prompt of each problem.
+    rendered: of each kind of prompt, that of each problem.
     """
     judged_by = [[p.answer, *p.tests, p.setup_code] for p in problems]
     return hashlib.sha256(json.dumps([rendered, judged_by]).encode()).hexdigest()
@@ -181,16 +181,24 @@ def claim(run) -> None:
                 raise
             number += 1
             run.folder = wanted.with_name(f"{wanted.name}-{number}")
-    run.lock = (run.folder / "lock").open("a")
-    if fcntl is None:
-        return
+    path = run.folder / "lock"
+    run.lock = path.open("a")
     try:
-        fcntl.flock(run.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fcntl is not None:
+            fcntl.flock(run.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or os.fstat(run.lock.fileno()).st_ino != path.stat().st_ino:
+                raise BlockingIOError  # its owner has just ended and taken the file along
     except BlockingIOError as error:
         reason = f"another process is writing into the run folder {run.folder}"
         raise InputError(f"{reason}: wait until it ends, or give another --run-dir") from error
     except OSError:
         print(f"{run.folder} is on a file system without locks: no second run is kept out of it")
+
+
+def release(run) -> None:
+    """Lets go of the run folder; a process that is killed lets go too, but leaves the file."""
+    (run.folder / "lock").unlink(missing_ok=True)
+    run.lock.close()
 
 
 def open_folder(run, iteration: int | None, prompts: dict[str, str], **config) -> None:

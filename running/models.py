@@ -1,13 +1,15 @@
 """Loads language models and refuses those that the scripts would train wrongly."""
 
+import tempfile
 from pathlib import Path
 
 from problems import InputError, Problem
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 EMBEDDED_MODELS = ("tiny", "tiny/functions")  # one writes solutions, the other programs
+THINKING = ("<think>", "</think>")
 ROOT = Path(__file__).parents[1]
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of logits that are computed in two ways, beside the largest
 
@@ -46,7 +48,7 @@ def load_lm(run, name: str, flag: str, trained_as: str | None = None):
         switch_off_noise(config)
         loading = {"config": config, "dtype": run.dtype, "trust_remote_code": False}
         model = AutoModelForCausalLM.from_pretrained(source, **loading).to(run.device)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = keep_thoughts_apart(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
         flaw = unsupported(model, tokenizer)
     except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
         raise not_loaded(flag, name, error) from error
@@ -72,6 +74,17 @@ def switch_off_noise(config) -> None:
             switch_off_noise(value)
         elif isinstance(value, float) and ("drop" in key or "jitter" in key):
             setattr(config, key, 0.0)
+
+
+def keep_thoughts_apart(tokenizer):
+    """The tokenizer, whose decoded texts keep </think> where it is a special token: the answer follows it."""
+    marks = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content in THINKING]
+    if not marks:
+        return tokenizer
+    tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in marks])
+    with tempfile.TemporaryDirectory() as folder:  # takes effect where a tokenizer is loaded
+        tokenizer.save_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder)
 
 
 @torch.no_grad()

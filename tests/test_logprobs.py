@@ -294,8 +294,11 @@ def test_bf16_gradients_are_gathered_in_float32():
 
 
 def test_sampling_never_leaves_the_context():
-    """A prompt that grew past the check at the start stops the run in one sentence, not in garbage or a traceback."""
+    """A prompt that grew past the check at the start loses its beginning and is counted; the run goes on."""
     model = random_model("llama", max_position_embeddings=16)
-    assert sample(model, make_args(max_new_tokens=9))["response_ids"].shape == (5, 9)  # 7 + 9 tokens fit exactly
-    with pytest.raises(mlmt_rl.common.InputError, match="a prompt of 7 tokens and 10 new ones"):
-        sample(model, make_args(max_new_tokens=10))
+    whole = sample(model, make_args(max_new_tokens=9))  # 7 + 9 tokens fit exactly
+    assert whole["response_ids"].shape == (5, 9) and max(len(ids) for ids, _ in whole["prompts"]) == 7
+    cut = sample(model, make_args(max_new_tokens=10))
+    assert cut["prompts"] == [(ids[-6:], max(1, length - (len(ids) == 7))) for ids, length in whole["prompts"]]
+    assert cut["truncated"][[len(ids) == 7 for ids, _ in whole["prompts"]]].all()
+    assert len(cut["prompts"]) == 5 and cut["response_ids"].shape[1] == 10

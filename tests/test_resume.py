@@ -86,8 +86,13 @@ def start(args) -> subprocess.Popen:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
+        preexec_fn=interruptible,
     )
+
+
+def interruptible() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def file_number(path: Path) -> int | None:
@@ -173,27 +178,58 @@ def test_five_kills_change_nothing(finished, tmp_path):
     assert seconds == sorted(seconds)
 
 
-def test_ctrl_c_says_how_to_go_on(finished, tmp_path):
-    """Red if Ctrl-C prints a traceback, exits with another code, or names a command that does not finish the run."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_stopped_run_keeps_its_iteration_and_says_how_to_go_on(finished, tmp_path, number, code):
+    """Red if the iteration under way is lost, if there is a traceback, or if the command does not finish the run."""
     run_dir = tmp_path / "a folder"  # the blank must survive the shell
-    process = start(replace(finished, run_dir=str(run_dir), iterations=10, save_every=2))
+    process = start(replace(finished, run_dir=str(run_dir), iterations=10, save_every=100))
     try:
         wait_for_rows(process, run_dir, None, 4)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
-    assert process.returncode == 130, errors
-    (line,) = errors.strip().splitlines()
-    assert str(common.last_checkpoint(run_dir)) in line
+    assert process.returncode == code, errors
+    notice, line = filter(None, errors.splitlines())
+    assert "this iteration ends and is saved; again to stop at once" in notice
     before = metric_lines(run_dir)
-    assert len(before) < 11
+    assert 4 <= len(before) < 11 and not list(run_dir.glob("*.tmp"))
+    last = common.last_checkpoint(run_dir)
+    assert last.name == f"checkpoint-{len(before) - 1:06d}" and str(last) in line
 
     command = line.split("go on with: ")[1]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    ended = subprocess.run(command, shell=True, cwd=REPO, env=environment, capture_output=True, text=True)
+    ended = subprocess.run(command, shell=True, cwd=REPO, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert metric_lines(run_dir) == metric_lines(finished.run_dir)[:11]  # iteration 10 is evaluated in both
+
+
+def test_the_second_ctrl_c_stops_at_once(finished, tmp_path):
+    """Red if a run cannot be stopped in the middle of an iteration, or then prints a traceback."""
+    process = start(replace(finished, run_dir=str(tmp_path / "run"), rollout_size=2048, save_every=100))
+    try:
+        wait_for_rows(process, tmp_path / "run", None, 1)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    assert "last checkpoint: none yet; go on with: " in errors and len(metric_lines(tmp_path / "run")) == 1
+
+
+def test_ctrl_c_while_importing(tmp_path):
+    """Red if Ctrl-C in the seconds before a run begins prints a traceback, whenever it comes."""
+    for tenths in (2, 5, 12, 25):
+        command = [sys.executable, str(REPO / "mlmt_rl.py"), "--run-dir", str(tmp_path / "run")]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible)
+        time.sleep(tenths / 10)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+        assert process.returncode in (-signal.SIGINT, 130) and "Traceback" not in errors, (tenths, errors)
 
 
 # ---- in this process -----------------------------------------------------------------------------------------------
@@ -476,6 +512,6 @@ def test_a_command_line_gives_its_flags_back():
         lr_warmup_iterations=0,
     )
     words = shlex.split(common.command_line(args, "mlmt_rl.py"))
-    assert words[:2] == ["python", "mlmt_rl.py"]
+    assert words[:2] == [sys.executable, "mlmt_rl.py"]
     assert tyro.cli(mlmt_rl.Args, args=words[2:]) == args
-    assert common.command_line(mlmt_rl.Args(), "mlmt_rl.py") == "python mlmt_rl.py"
+    assert common.command_line(mlmt_rl.Args(), "mlmt_rl.py") == shlex.join([sys.executable, "mlmt_rl.py"])
