@@ -153,8 +153,8 @@ def load_encoder(name: str, device: str):
     """The critic's encoder and its tokenizer, in float32, from a folder or the hub. Raises InputError."""
     source = runs.model_source(name)
     try:
-        encoder = AutoModel.from_pretrained(source, dtype=torch.float32).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        encoder = AutoModel.from_pretrained(source, dtype=torch.float32, trust_remote_code=False).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
         raise runs.not_loaded("--critic-lm", name, error) from error
     tokenizer.padding_side = "right"

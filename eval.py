@@ -249,7 +249,8 @@ def check_models(solver: str, feedback: str | None, problems: list[common.Proble
     for flag, name, prompts, room in checks:
         try:
             source = runs.model_source(weights(name))
-            config, tokenizer = AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except Exception as error:  # a missing folder, no network: each library raises its own types
             raise runs.not_loaded(flag, name, error) from error
         tokenizer.chat_template = tokenizer.chat_template if args.chat_template else None

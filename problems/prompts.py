@@ -113,12 +113,11 @@ def render(tokenizer, messages: Messages) -> str:
     """A prompt's text: by the tokenizer's chat template, or plain where it has none. Raises InputError."""
     if not tokenizer.chat_template:
         return "".join(message["content"] + "\n" for message in messages)
-    # The two ways in which templates ask for today's date.
-    template = re.sub(
-        r"strftime_now\(\s*(['\"])(.+?)\1\s*\)", lambda m: repr(DATE.strftime(m[2])), tokenizer.chat_template
-    )
-    settings = {"chat_template": template, "date_string": DATE.strftime("%d %b %Y"), "add_generation_prompt": True}
+    # Templates ask for today's date in two ways, by a call and by a variable.
+    asked = r"strftime_now\(\s*(['\"])(.+?)\1\s*\)"
     try:
+        template = re.sub(asked, lambda match: repr(DATE.strftime(match[2])), tokenizer.get_chat_template())
+        settings = {"chat_template": template, "date_string": DATE.strftime("%d %b %Y"), "add_generation_prompt": True}
         return tokenizer.apply_chat_template(messages, tokenize=False, **settings)
     except Exception as error:  # templates raise errors of their own where they do not know a role, for example
         reason = f"the tokenizer's chat template refuses these messages: {error}"
@@ -162,10 +161,10 @@ def encode_prompt(tokenizer, messages: Messages, statement: str = "") -> tuple[l
     def tokenized(first: int, last: int) -> list[int]:
         ids = []
         for index in range(first, last):
-            mark_of_a_spelling = index % 2 == 1
-            text = spelled[len(parts[index]) - 1] if mark_of_a_spelling else parts[index]
-            flags = {"add_special_tokens": False, "split_special_tokens": mark_of_a_spelling}
-            ids += tokenizer(text, **flags).input_ids if text else []
+            is_mark = index % 2 == 1
+            piece = spelled[len(parts[index]) - 1] if is_mark else parts[index]
+            flags = {"add_special_tokens": False, "split_special_tokens": is_mark}
+            ids += tokenizer(piece, **flags).input_ids if piece else []
         return ids
 
     if not statement:
