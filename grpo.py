@@ -66,7 +66,7 @@ class Args:
     max_new_tokens: int = 40  # longest response of the solver, in tokens
     temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
+    generation_batch_size: int = 32  # most responses sampled at once; memory, speed, and which samples are drawn
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
@@ -77,10 +77,10 @@ class Args:
     clip_low: float = 0.2  # e_low: the ratio is clipped at 1 - e_low
     clip_high: float = 0.2  # e_high: the ratio is clipped at 1 + e_high (DAPO: 0.28)
     loss_reduction: Literal["sequence", "token", "constant"] = "sequence"  # 1/length (GRPO), sum (DAPO), 1/max
-    dynamic_sampling: int = 0  # DAPO: leave out groups all right or all wrong, sample so many rounds for a full batch
+    dynamic_sampling: int = 0  # DAPO: drop groups all right or all wrong, sampling up to N rounds for a full batch
     kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.04  # beta1 (MLMT-RL: beta_L): weight of the KL
-    kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k3_loss"  # k1: in the return; a loss: k2, k3
-    format_coef: float = 0.1  # c_f: what a response loses that states no answer in the form asked for, or does not end
+    kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k3_loss"  # k1: in the return; k2, k3: a loss
+    format_coef: float = 0.1  # c_f: penalty of a response that does not end, or not in the form asked for
     overlong_buffer: int = 0  # last tokens over which the penalty for length rises to overlong_coef; 0: none
     overlong_coef: float = 1.0  # c_o, the largest penalty for length
 
@@ -128,7 +128,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
     own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
     response_ids = torch.full((len(prompts), max_new_tokens), pad_id, device=model.device)  # (B, T)
-    by_length = prompt_mask.sum(1).argsort(stable=True)  # prompts of like length share a batch: little padding
+    by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
     for rows in by_length.split(args.generation_batch_size):
         longest = int(prompt_mask[rows].sum(1).max())
         ids, mask = prompt_ids[rows][:, -longest:], prompt_mask[rows][:, -longest:]

@@ -68,7 +68,7 @@ class Args:
     max_feedback_tokens: int = 40  # longest feedback, in tokens
     temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
+    generation_batch_size: int = 32  # most responses sampled at once; memory, speed, and which samples are drawn
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
@@ -77,7 +77,7 @@ class Args:
     kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.01  # beta1 (MLMT-RL: beta_L): weight of the KL
     guidance_kl_coef: float = 0.01  # beta_H, the same for the feedback model
     joint_kl: bool = False  # each action also answers for the other model's later KL (k1_reward only)
-    kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k1_reward"  # k1: in the return; a loss: k2, k3
+    kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k1_reward"  # k1: in the return; k2, k3: a loss
     gae_lambda: float = 1.0  # lambda of generalised advantage estimation with turns as time steps; 1: no value bias
     shared_baseline: bool = False  # one baseline V(x,z,g) for z and y, as in the paper's README: biased, for teaching
     value_coef: float = 0.5  # c_v, the weight of the value loss
@@ -135,7 +135,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
     own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
     response_ids = torch.full((len(prompts), max_new_tokens), pad_id, device=model.device)  # (B, T)
-    by_length = prompt_mask.sum(1).argsort(stable=True)  # prompts of like length share a batch: little padding
+    by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
     for rows in by_length.split(args.generation_batch_size):
         longest = int(prompt_mask[rows].sum(1).max())
         ids, mask = prompt_ids[rows][:, -longest:], prompt_mask[rows][:, -longest:]

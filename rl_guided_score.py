@@ -70,7 +70,7 @@ class Args:
     max_feedback_tokens: int = 40  # longest feedback, in tokens
     temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
+    generation_batch_size: int = 32  # most responses sampled at once; memory, speed, and which samples are drawn
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
@@ -78,14 +78,14 @@ class Args:
     # ---- algorithm
     kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.01  # beta1 (MLMT-RL: beta_L): weight of the KL
     guidance_kl_coef: float = 0.01  # beta_H, the same for the feedback model
-    kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k1_reward"  # k1: in the return; a loss: k2, k3
+    kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k1_reward"  # k1: in the return; k2, k3: a loss
     alpha: float = 10.0  # SCoRe's bonus: after Stage I the reward of the second attempt gets alpha (r2 - r1)
     stage1_iterations: int = 10  # initial iterations without a reward for turn 1, its KL at beta1 + beta2 (Stage I)
     beta2: float = 0.1  # additional weight of the KL of the first attempt in Stage I
     gamma: float = 0.0  # share of the second attempt's return that counts for the first; 1: all of it
     train_guidance_model: bool = True  # train the feedback model; without it its weights stay
     use_smart_corrections: bool = True  # turn 2 reads the feedback; without it SCoRe's fixed instruction, as a control
-    baseline: Literal["none", "batch", "leave-one-out"] = "none"  # b: nothing, the mean, or that of the others
+    baseline: Literal["none", "batch", "leave-one-out"] = "none"  # b: none, the mean, or the mean of the others
 
     # ---- optimisation
     iterations: int = 40  # rollouts, each followed by the updates
@@ -132,7 +132,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
     own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
     response_ids = torch.full((len(prompts), max_new_tokens), pad_id, device=model.device)  # (B, T)
-    by_length = prompt_mask.sum(1).argsort(stable=True)  # prompts of like length share a batch: little padding
+    by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
     for rows in by_length.split(args.generation_batch_size):
         longest = int(prompt_mask[rows].sum(1).max())
         ids, mask = prompt_ids[rows][:, -longest:], prompt_mask[rows][:, -longest:]

@@ -112,7 +112,7 @@ def find(args, script: str) -> types.SimpleNamespace:
             import wandb
         except ImportError as error:
             raise common.InputError("--track needs Weights & Biases: pip install wandb") from error
-        if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.api.api_key:
+        if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
             raise common.InputError("--track: log in first (wandb login), or set WANDB_MODE=offline")
     find_folder(run, f"runs/{Path(args.dataset).stem}__{args.exp_name}__{args.seed}")
     random.seed(args.seed)

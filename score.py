@@ -69,21 +69,21 @@ class Args:
     max_new_tokens: int = 40  # longest response of the solver, in tokens
     temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
+    generation_batch_size: int = 32  # most responses sampled at once; memory, speed, and which samples are drawn
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
 
     # ---- algorithm
     kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.01  # beta1 (MLMT-RL: beta_L): weight of the KL
-    kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k1_reward"  # k1: in the return; a loss: k2, k3
+    kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k1_reward"  # k1: in the return; k2, k3: a loss
     alpha: float = 10.0  # SCoRe's bonus: after Stage I the reward of the second attempt gets alpha (r2 - r1)
     stage1_iterations: int = 10  # initial iterations without a reward for turn 1, its KL at beta1 + beta2 (Stage I)
     beta2: float = 0.1  # additional weight of the KL of the first attempt in Stage I
     gamma: float = 0.0  # share of the second attempt's return that counts for the first; 1: all of it
-    baseline: Literal["none", "batch", "leave-one-out"] = "none"  # b: nothing, the mean, or that of the others
+    baseline: Literal["none", "batch", "leave-one-out"] = "none"  # b: none, the mean, or the mean of the others
     offline_first_turn: float = 0.0  # share of Stage II's first attempts that the initial model writes; not trained on
-    trained_turns: Literal["both", "first", "second"] = "both"  # whose reward is trained on; the other has its KL alone
+    trained_turns: Literal["both", "first", "second"] = "both"  # turns with a reward; the other has its KL alone
 
     # ---- optimisation
     iterations: int = 40  # rollouts, each followed by the updates
@@ -129,7 +129,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
     own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
     response_ids = torch.full((len(prompts), max_new_tokens), pad_id, device=model.device)  # (B, T)
-    by_length = prompt_mask.sum(1).argsort(stable=True)  # prompts of like length share a batch: little padding
+    by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
     for rows in by_length.split(args.generation_batch_size):
         longest = int(prompt_mask[rows].sum(1).max())
         ids, mask = prompt_ids[rows][:, -longest:], prompt_mask[rows][:, -longest:]
@@ -154,7 +154,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
 def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args, offline: int = 0) -> dict:
     """One whole episode for each problem: two turns, and the verdicts on both attempts, each (B,).
 
-    offline: so many first attempts, those of the first problems, are written by the initial model instead.
+    offline: at the first `offline` problems the initial model writes the first attempt instead.
     """  # differs: the model's own instruction stands in the feedback's place
     solver, reference = models
     # TURN 1: y_1 ~ pi(.|x_1)

@@ -44,7 +44,7 @@ class Args:
     max_new_tokens: int = 40  # longest response of the solver, in tokens
     temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 32  # most responses sampled side by side: memory, speed, other samples
+    generation_batch_size: int = 32  # most responses sampled at once; memory, speed, and which samples are drawn
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
@@ -71,7 +71,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
     own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
     response_ids = torch.full((len(prompts), max_new_tokens), pad_id, device=model.device)  # (B, T)
-    by_length = prompt_mask.sum(1).argsort(stable=True)  # prompts of like length share a batch: little padding
+    by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
     for rows in by_length.split(args.generation_batch_size):
         longest = int(prompt_mask[rows].sum(1).max())
         ids, mask = prompt_ids[rows][:, -longest:], prompt_mask[rows][:, -longest:]

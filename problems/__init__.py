@@ -17,7 +17,7 @@ class Problem:
     solution: str = ""  # a worked solution where the data set has one, never shown to a model under training
     tests: tuple[str, ...] = ()  # asserts of a code problem; empty for maths
     setup_code: str = ""  # code that the asserts need
-    tests_in_prompt: int = 0  # so many of the tests, the first, are shown to the model
+    tests_in_prompt: int = 0  # number of tests shown to the model, from the first
     level: int | None = None  # difficulty: MATH's 1 to 5, or the number of steps of an arithmetic problem
     subject: str = ""
     id: str = ""  # "<data set>/<split>/<row>", rows counted from 1

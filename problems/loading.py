@@ -164,7 +164,7 @@ def load_problems(
     dataset: "arithmetic" or "functions" (generated), "math", "math500", "gsm8k", "mbpp", "mbpp-sanitized" (hub), or the
     path of a local file. A row with test_list is a code problem, any other a mathematical one.
     limit: keep this many, chosen by `seed`; None keeps all. min_level: drop problems of a lower or unknown level.
-    tests_in_prompt: of a code problem, so many tests are shown to the model.
+    tests_in_prompt: number of a code problem's tests shown to the model.
     Raises InputError for an unknown data set or split, an unreadable file, a missing column, an empty cell, tests that
     cannot be judged.
     """

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 REPLAYS = {"mlmt_rl.py": "mlmt_rl-", "score.py": "[score-", "rl_guided_score.py": "rl_guided_score-"}
 REPLAYS |= {"grpo.py": "test_grpo_is", "archer.py": "test_archer_is", "expert_iteration.py": "test_expert"}
-OTHERS = "archer expert_iteration episodes gradients grpo logprobs resume score".split()
+OTHERS = "archer expert_iteration episodes gradients grpo logprobs models resume run_folder score".split()
 
 # script, text, text with the mistake
 MUTANTS = [
@@ -238,6 +238,20 @@ MUTANTS = [
     ("runs.py", 'torch.set_rng_state(trainer["rng"])', "pass"),
     ("runs.py", "betas=betas", "betas=(0.9, 0.999)"),
     ("running/models.py", "str(run.resumed / trained_as)", 'str(run.resumed / "solver")'),
+    # ---- whose folder, which model
+    ("runs.py", "if not math.isfinite(norm):", "if False:"),
+    ("runs.py", "if isinstance(value, float) and not math.isfinite(value):", "if False:"),
+    ("runs.py", "if run.stop.signal or iteration == run", "if iteration == run"),
+    ("running/models.py", '("drop" in key or "jitter" in key)', '"drop" in key'),
+    ("running/models.py", "            switch_off_noise(value)", "            pass"),
+    ("running/models.py", "(2, 0)) for part in", "(0, 2)) for part in"),
+    ("running/folder.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB"),
+    ("running/folder.py", "if run.resumed != found:", "if False:"),
+    ("running/folder.py", 'r"checkpoint-\\d{6}"', 'r"checkpoint-\\d{6}.*"'),
+    ("running/folder.py", "os.truncate(path, size)", "pass"),
+    ("problems/prompts.py", '"split_special_tokens": is_mark}', '"split_special_tokens": False}'),
+    ("problems/prompts.py", "return whole[: starts[0]] if starts else []", "return whole[: starts[0]] + whole[-1:]"),
+    ("problems/prompts.py", "max(1, length - max(0, len(ids) - most))", "length"),
     # ---- which mean
     ("mlmt_rl.py", "(kl[0] + kl[2]).mean()", "kl[2].mean()"),
     ("mlmt_rl.py", "kl[1].mean().item()", "(kl[1] / length_g).mean().item()"),

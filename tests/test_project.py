@@ -224,6 +224,17 @@ def test_commands_of_the_readme_are_understood():
         assert script == "eval.py" or args.policy_lm
 
 
+SIZES = {"score": 450, "grpo": 450, "expert_iteration": 450, "rl_guided_score": 500, "mlmt_rl": 500, "archer": 500}
+SIZES |= {"common": 280, "runs": 350, "figures": 260, "eval": 400, "report": 260}
+
+
+def test_sizes_are_kept():
+    """A script is read in one sitting; README and help are read at all."""
+    lengths = {name: len((ROOT / f"{name}.py").read_text(encoding="utf-8").splitlines()) for name in SIZES}
+    assert not {name: length for name, length in lengths.items() if length > SIZES[name]}
+    assert 200 <= len(README.splitlines()) <= 280
+
+
 def test_line_counts_in_the_readme():
     """The method table states the length of each script."""
     for path in METHODS:

@@ -366,7 +366,10 @@ class FakeWandb(types.ModuleType):
 
     def __init__(self, key):
         super().__init__("wandb")
-        self.api, self.rows, self.inits = types.SimpleNamespace(api_key=key), [], []
+        self.key, self.rows, self.inits = key, [], []
+
+    def login(self, prompt):
+        return self.key is not None and not prompt
 
     def init(self, **flags):
         self.inits.append(flags)
