@@ -255,6 +255,8 @@ def log(run, row: dict) -> None:
 
 def stopped(run, reason: str) -> common.InputError:
     """What to raise where numbers have gone bad: nothing that came from them is kept."""
+    if run is None:  # an optimiser by itself
+        return common.InputError(reason)
     last = folder.last_checkpoint(run.folder)
     return common.InputError(f"iteration {run.iteration + 1}: {reason}; the last good checkpoint: {last or 'none yet'}")
 

@@ -34,11 +34,13 @@ def parse(Args, description: str, default=None):
             members.append((name, kind, dataclasses.field(default=value)))
         group = dataclasses.make_dataclass(heading.replace(" ", "_"), members, kw_only=True)
         groups.append((group.__name__, tyro.conf.OmitArgPrefixes[group]))
-    if {"-h", "--help"} & {*sys.argv}:
-        print(narrow(description))
     try:
-        nested = tyro.cli(dataclasses.make_dataclass("Flags", groups), description="")
-        sys.stdout.flush()
+        try:
+            if {"-h", "--help"} & {*sys.argv}:
+                print(narrow(description))
+            nested = tyro.cli(dataclasses.make_dataclass("Flags", groups), description="")
+        finally:
+            sys.stdout.flush()  # --help leaves by SystemExit
     except BrokenPipeError:
         leave_quietly()
     return Args(**{name: value for group in vars(nested).values() for name, value in vars(group).items()})

@@ -197,6 +197,8 @@ def claim(run) -> None:
 
 def release(run) -> None:
     """Lets go of the run folder; a process that is killed lets go too, but leaves the file."""
+    if fcntl is None:
+        run.lock.close()  # Windows deletes no open file
     (run.folder / "lock").unlink(missing_ok=True)
     run.lock.close()
 
