@@ -195,9 +195,8 @@ def judge_tests(
     """(whether each assert holds, whether program and judge ended within their bounds).
 
     code: the untrusted program. tests, setup_code: trusted text; the setup code runs after the program, in its process.
-    names: what the reference solution defines (see split_tests, which raises ValueError). A program that
-    runs out of time fails its unfinished asserts. Raises SandboxError, never a wrong verdict, if the
-    sandbox fails.
+    names: what the reference solution defines (see split_tests, which raises ValueError). A program that runs out of
+    time fails its unfinished asserts. Raises SandboxError, never a wrong verdict, if the sandbox fails.
     """
     split = split_tests(tuple(tests), setup_code, frozenset(names))
     sandbox = sandbox or current_sandbox()
