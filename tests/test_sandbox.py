@@ -1,5 +1,6 @@
 """The sandbox: what programs must not be able to do, what they must be able to do, and who decides the verdict."""
 
+import ast
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ import pytest
 from problems.loading import read_rows
 from verifiers import sandbox, sandbox_child
 from verifiers.asserts import defined_names, split_tests
+from verifiers.code_answers import extract_code
 from verifiers.sandbox import LAYERS, Sandbox, SandboxError, judge_tests, run_tests
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -246,6 +248,42 @@ for name in ('RLIMIT_CPU', 'RLIMIT_AS', 'RLIMIT_FSIZE', 'RLIMIT_NOFILE'):
     try: resource.setrlimit(getattr(resource, name), (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     except (OSError, ValueError): pass
 def add(a, b): return len(bytearray(2 << 30))""",
+    "sends an out-of-band byte": """
+import socket, time
+def add(a, b):
+    for fd in range(3, 64):
+        try: socket.socket(fileno=fd).send(b'x', socket.MSG_OOB)
+        except OSError: pass
+    time.sleep(100)""",
+    "has the kernel signal its parent": """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+def add(a, b):
+    r, w = os.pipe()
+    refused = [libc.fcntl(r, 8, os.getppid()), libc.fcntl(r, 10, 9), libc.ioctl(r, 0x8901, b'1234')]
+    libc.fcntl(r, 4, os.O_ASYNC)
+    os.write(w, b'x')
+    time.sleep(0.1)
+    if 0 in refused: return a + b""",
+    "is dumpable again": """
+import ctypes
+libc = ctypes.CDLL(None)
+def add(a, b):
+    if libc.prctl(4, 1, 0, 0, 0) == 0 or libc.prctl(1, 0, 0, 0, 0) == 0: return a + b""",
+    "leaves something in the kernel": """
+import ctypes, fcntl, os
+libc = ctypes.CDLL(None)
+def add(a, b):
+    library = os.open(ctypes.__file__, os.O_RDONLY)
+    made = [libc.shmget(0, 4096, 0o1600), libc.syscall(206, 9, ctypes.byref(ctypes.c_ulong()))]  # io_setup
+    made += [libc.flock(library, 1), libc.ioctl(library, ctypes.c_ulong(0x80086601), ctypes.byref(ctypes.c_long()))]
+    if max(made) >= 0: return a + b""",
+    "floods with threads": """
+import threading, time
+def add(a, b):
+    threading.stack_size(32768)
+    for _ in range(2000): threading.Thread(target=time.sleep, args=(9,)).start()
+    return a + b""",
     "makes system calls": """
 import ctypes
 libc = ctypes.CDLL(None)
@@ -274,6 +312,23 @@ def test_attacks_fail_and_do_no_harm(box, name, tmp_path):
     finally:
         watch.close()
     assert run_tests("def add(a, b): return a + b", ADD, sandbox=box) == [True] * 3  # the sandbox still works
+
+
+def test_many_descriptors_and_tools_of_asyncio(box):
+    """A trainer with more than 1,023 open files still gets verdicts; pairs of sockets are for the program itself."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(3000, limits[1]), limits[1]))
+    files = [open(os.devnull) for _ in range(1100)]
+    program = "import asyncio, resource\nasync def later(n):\n    await asyncio.sleep(0.01)\n    return n\n"
+    program += "def f(n): return asyncio.run(later(n))\ndef g(): return resource.getrlimit(resource.RLIMIT_CORE)"
+    try:
+        assert run_tests(program, ["assert f(3) == 3", "assert g() == (0, 0)"], sandbox=box) == [True] * 2
+    finally:
+        for file in files:
+            file.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_the_layers_keep_secrets_in(box, monkeypatch):
@@ -382,25 +437,36 @@ def test_answers_that_cannot_be_compared_equal_nothing(box):
     assert run_tests(program, tests, sandbox=box) == [False] * 5
 
 
-@pytest.mark.parametrize("kind", ["attacks", "honest"])
+# Open: asserts over methods and attributes of results, helpers in setup code, asserts that state each other's answers.
+OPEN = ("n16_", "n17_", "n19_", "g02_", "g07_", "g09_")
+
+
+@pytest.mark.parametrize("kind", ["attacks", "attacks_2", "honest", "honest_2"])
 def test_cases_at_hand(kind, tmp_path):
     """The collected programs: attacks fail every test and do no harm, honest ones pass every test."""
     files = sorted((SHARED / f"cases/sandbox_{kind}").glob("*.py"))
     if not files:
         pytest.skip(f"no cases/sandbox_{kind}")
     canary = Path("/", "tmp", "rl_sandbox_canary")
-    watch, verdicts, timeout = Watch(canary), {}, {"attacks": 1.0, "honest": 5.0}
+    watch, verdicts, timeout = Watch(canary), {}, 1.0 if "attacks" in kind else 5.0
     try:
-        for path in files:
+        for path in [path for path in files if not path.name.startswith(OPEN)]:
             lines = path.read_text(encoding="utf-8").split("\n")
-            header = {m[1]: m[2] for m in (re.match(r"# (attack|tests|names|must): (.*)", line) for line in lines) if m}
+            header = {
+                m[1]: m[2]
+                for m in (re.match(r"# (attack|tests|names|must|setup|raw): (.*)", line) for line in lines)
+                if m
+            }
             code = "\n".join(lines[len(header) :])
             names = json.loads(header.get("names", "[]"))
-            verdicts[path.name] = run_tests(code, json.loads(header["tests"]), "", names, timeout[kind])
+            setup, tests = ast.literal_eval(header.get("setup", "''")), json.loads(header["tests"])
+            if "raw" in header:  # the text of a response
+                code = extract_code(code.replace("{BLANKS}", " " * 49_990)) or ""
+            verdicts[path.name] = run_tests(code, tests, setup, names, timeout)
             watch.assert_no_harm()
     finally:
         watch.close()
-    right = [all(verdict) if kind == "honest" else not any(verdict) for verdict in verdicts.values()]
+    right = [all(verdict) if "honest" in kind else not any(verdict) for verdict in verdicts.values()]
     print(f"{sum(right)} of {len(right)} as they must be")
     assert all(right), [name for name, ok in zip(verdicts, right) if not ok]
 
@@ -541,17 +607,22 @@ def test_verdicts_do_not_depend_on_the_server():
     assert seen[0] == seen[1] == seen[2] != [b""]
 
 
-def test_a_lost_server_is_an_error_not_a_verdict():
-    """If a server dies, the caller learns it; the next program gets a new server."""
+def test_a_lost_server_is_replaced(monkeypatch):
+    """If a server dies, its program runs once more on a new one; only where none starts there is no verdict."""
     box = Sandbox(("seccomp",))
     try:
         assert run_tests("def f(): return 1", ["assert f() == 1"], sandbox=box) == [True]
         (server,) = [server for server in box.idle.queue if server]
         assert os.getpgid(server.process.pid) != os.getpgid(0)  # Ctrl-C in a terminal is for the trainer alone
-        killer = threading.Timer(0.5, os.kill, (server.process.pid, signal.SIGKILL))
-        killer.start()
-        with pytest.raises(SandboxError, match="killed from outside"):
-            run_tests("import time\ntime.sleep(20)", ["assert f() == 1"], timeout=20, sandbox=box)
+        slow = "import time\ndef f():\n    time.sleep(1)\n    return 1"
+        threading.Timer(0.5, os.kill, (server.process.pid, signal.SIGKILL)).start()
+        assert run_tests(slow, ["assert f() == 1"], timeout=20, sandbox=box) == [True]
+        (server,) = [server for server in box.idle.queue if server]
+        threading.Timer(0.5, os.kill, (server.process.pid, signal.SIGKILL)).start()
+        monkeypatch.setattr(sandbox, "CHILD", "/nowhere")
+        with pytest.raises(SandboxError, match="the server does not start"):
+            run_tests(slow, ["assert f() == 1"], timeout=20, sandbox=box)
+        monkeypatch.undo()
         assert run_tests("def f(): return 1", ["assert f() == 1"], sandbox=box) == [True]
     finally:
         box.close()
@@ -609,42 +680,57 @@ HEADERS = {"x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "aarch64":
 
 @pytest.mark.parametrize("machine", HEADERS)
 def test_the_table_of_system_calls(machine):
-    """Every number in DENIED is the kernel's; every call that is there on this machine is listed with a number."""
+    """Every number in ALLOWED is the kernel's; every call that is there on this machine is listed with a number."""
     if not Path(HEADERS[machine]).exists():
         pytest.skip("no kernel headers")
     defined = re.findall(r"#define __NR(?:3264)?_(\w+) (\d+)", Path(HEADERS[machine]).read_text())
     numbers = {name: int(number) for name, number in defined}
-    table, column = sandbox_child.DENIED.split(), sandbox_child.MACHINES[machine][0]
+    table, column = sandbox_child.ALLOWED.split(), sandbox_child.MACHINES[machine][0]
     listed = {table[i]: table[i + column] for i in range(0, len(table), 3)}
-    newest = max(numbers.values())
+    for name in ("fcntl", "ioctl", "prlimit64", "socketpair", "sendto"):
+        listed[name] = str(getattr(sandbox_child, name.upper())[column - 1])
+    numbers["newfstatat"] = numbers.get("newfstatat", numbers.get("fstatat"))  # its name in the generic table
     for name, number in listed.items():
-        if name in numbers:
-            assert number == str(numbers[name]), name
-        else:
-            assert number == "-" or int(number) > newest or name in ("open_by_handle_at", "name_to_handle_at"), name
+        assert number == str(numbers.get(name, "-")), name
 
 
 @pytest.mark.skipif(platform.machine() not in sandbox_child.MACHINES, reason="no table for this machine")
-def test_the_filter_refuses_what_it_lists():
-    """A small interpreter runs the filter: listed calls and new ones are refused, threads and reading are allowed."""
+def test_the_filter_allows_what_it_lists():
+    """A small interpreter runs the filter: what is not listed is refused, and what is listed with other arguments."""
     column, architecture, clone, opens = sandbox_child.MACHINES[platform.machine()]
-    table = sandbox_child.DENIED.split()
+    table = sandbox_child.ALLOWED.split()
+    listed = {int(table[i + column]) for i in range(0, len(table), 3) if table[i + column] != "-"}
+    fcntl, ioctl, prlimit64, socketpair, sendto = (
+        getattr(sandbox_child, name)[column - 1] for name in ("FCNTL", "IOCTL", "PRLIMIT64", "SOCKETPAIR", "SENDTO")
+    )
+    special = {clone, *opens, fcntl, ioctl, prlimit64, socketpair, sendto}
     allow, refuse, unknown = 0x7FFF0000, 0x50001, 0x50026
+    anything = (0xDEADBEEF,) * 6
     for nothing in (False, True):
         run = bpf(sandbox_child.seccomp_filter(open_nothing=nothing))
-        for i in range(0, len(table), 3):
-            if table[i + column] != "-":
-                assert run(architecture, int(table[i + column])) == refuse, table[i]
-        assert run(architecture, 0 if platform.machine() == "x86_64" else 63) == allow  # read
+        for number in {*range(470)} - special - {435}:
+            assert run(architecture, number, anything) == (allow if number in listed else refuse), number
         assert run(architecture, 435) == run(architecture, 470) == run(architecture, 0x40000000) == unknown
         assert run(0x40000003, 1) == 0x80000000  # another architecture's calls end the process
-        assert run(architecture, clone, (0x10F00, 0, 0)) == allow
-        assert run(architecture, clone, (0x11, 0, 0)) == refuse
+        assert run(architecture, clone, (0x10F00, 0, 0, 0, 0, 0)) == allow
+        assert run(architecture, clone, (0x11, 0, 0, 0, 0, 0)) == refuse
         for number, offset in opens.items():
             position = (offset - 16) // 8
             for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC):
-                arguments = tuple(flags if i == position else 0 for i in range(3))
+                arguments = tuple(flags if i == position else 0 for i in range(6))
                 assert run(architecture, number, arguments) == (refuse if nothing or flags else allow)
+        for command in range(1100):
+            allowed = command in (0, 1, 2, 3, 4, 1030)  # neither F_SETOWN (8) nor F_SETSIG (10) nor F_SETLEASE (1024)
+            assert run(architecture, fcntl, (5, command, 9, 0, 0, 0)) == (allow if allowed else refuse), command
+        for request in (0x8901, 0x8902, 0x40086602, 0x5412):  # FIOSETOWN, SIOCSPGRP, FS_IOC_SETFLAGS, TIOCSTI
+            assert run(architecture, ioctl, (5, request, 0, 0, 0, 0)) == refuse
+        assert run(architecture, ioctl, (5, 0x5401, 0, 0, 0, 0)) == allow
+        assert run(architecture, prlimit64, (0, 7, 0, 1 << 40, 0, 0)) == allow
+        assert run(architecture, prlimit64, (0, 7, 1 << 40, 0, 0, 0)) == refuse
+        assert run(architecture, socketpair, (1, 1, 0, 0, 0, 0)) == allow
+        assert run(architecture, socketpair, (30, 1, 0, 0, 0, 0)) == refuse
+        assert run(architecture, sendto, (3, 9, 9, 0, 0, 0)) == allow
+        assert run(architecture, sendto, (3, 9, 9, 0, 1 << 40, 16)) == refuse
 
 
 def bpf(program: bytes):
@@ -653,8 +739,8 @@ def bpf(program: bytes):
 
     instructions = [struct.unpack("HBBI", program[i : i + 8]) for i in range(0, len(program), 8)]
 
-    def run(architecture: int, number: int, arguments: tuple = (0, 0, 0)) -> int:
-        data = struct.pack("IIQ3Q", number, architecture, 0, *arguments)
+    def run(architecture: int, number: int, arguments: tuple = (0,) * 6) -> int:
+        data = struct.pack("IIQ6Q", number, architecture, 0, *arguments)
         position = value = 0
         while True:
             code, if_true, if_false, k = instructions[position]

@@ -7,7 +7,7 @@ from verifiers.sandbox import TIMEOUT, judge_tests
 
 MAX_RESPONSE = 50_000  # characters of a response that are read, counted from its end
 MAX_UNFENCED = 10_000  # characters of a program without a fence
-FENCE = re.compile(r"\s*(```+|~~~+)\s*([\w+#.-]*)\s*")
+FENCE = re.compile(r"\s*+(```++|~~~++)\s*+([\w+#.-]*+)\s*+")  # possessive: what does not match fails in linear time
 
 
 def extract_code(response: str) -> str | None:

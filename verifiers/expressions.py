@@ -53,6 +53,7 @@ class Work:
     def __init__(self):
         self.left = MAX_WORK
         self.known: dict[str, list[Number | None] | Unreadable] = {}
+        self.normalised: dict[str, str] = {}
         self.cut_short = False
 
     def spend(self, steps: int) -> None:

@@ -220,13 +220,14 @@ BARE_COMMAND = re.compile(r"(?<![\\A-Za-z])(sqrt|pi|sin|cos|tan|ln|log)(?![A-Za-
 
 def normalise(answer: str) -> str:
     """The answer in one spelling: without layout, currency, a unit at the end or outer braces."""
-    s = SYMBOL.sub(replacement, THOUSANDS.sub("", re.sub(r"\\mathbb\s*\{?\s*R\s*\}?", r"\\R ", answer))).strip()
-    while s.startswith("{") and closes_at_end(s):
-        s = s[1:-1].strip()
-    s = TEXT_UNIT.sub("", JOINING_WORD.sub(" , ", DEGREES.sub(" ", s)))
+    answer = re.sub(r"\\mathbb\s?\{?\s?R\s?\}?", r"\\R ", one_blank(answer))
+    s = one_blank(SYMBOL.sub(replacement, THOUSANDS.sub("", answer))).strip()
+    for _ in range(8):  # outer braces
+        s = s[1:-1].strip() if s.startswith("{") and closes_at_end(s) else s
+    s = TEXT_UNIT.sub("", one_blank(JOINING_WORD.sub(" , ", one_blank(DEGREES.sub(" ", s)))))
     for _ in range(4):  # wrappers inside wrappers
         s = WRAPPED.sub(r" \1 ", s)
-    s = PERCENT.sub("%", re.sub(r"\s+", " ", s).strip())
+    s = PERCENT.sub("%", one_blank(s).strip())
     if re.match(r"[-+]?[\d.\\(]", s):
         s = BARE_UNIT.sub("", s)
     s = FULL_STOP.sub("", s).removeprefix(r"\approx").strip()
@@ -234,6 +235,11 @@ def normalise(answer: str) -> str:
         s = s.replace(",", "")
     s = re.sub(r"\A(-?\d+) (\d+)/(\d+)\Z", r"\1\\frac{\2}{\3}", s)  # "1 1/2"
     return BARE_COMMAND.sub(r"\\\1 ", s).replace(r"+\infty", r"\infty")
+
+
+def one_blank(s: str) -> str:
+    """With one blank for several: a pattern that looks for blanks in two places would try every way to share them."""
+    return re.sub(r"\s+", " ", s)
 
 
 def replacement(symbol: re.Match) -> str:
@@ -339,7 +345,11 @@ def compare(answer: str, gold: str, work: Work) -> bool:
     if max(len(answer), len(gold)) > MAX_ANSWER:
         work.cut_short = True
         return False
-    a, b = normalise(answer), normalise(gold)
+    for text in (answer, gold):
+        if text not in work.normalised:  # each once: a response can have fifty boxes to compare with its last
+            work.spend(len(text) // 50)
+            work.normalised[text] = normalise(text)
+    a, b = work.normalised[answer], work.normalised[gold]
     if r"\approx" not in b:
         a = a.split(r"\approx")[0].strip()  # "1/3 \approx 0.33" states 1/3
     return same(a.replace(r"\approx", "="), b.replace(r"\approx", "="), 0, work)

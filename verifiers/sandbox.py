@@ -9,10 +9,12 @@ the asserts over these answers. This process starts them, passes lines on and ki
 nor asserts. So leaving early, patching builtins, an __eq__ that is always true, searching the memory for the tests or
 printing "passed" cannot become a pass; and what a program cannot do is what the layers below forbid.
 
-What is guaranteed with the first layers: no writing, no sockets, no new processes, no signals, no reading but the
-standard library and shared libraries; an empty environment, no inherited descriptors; bounded time, memory and output;
-when run_tests returns, everything that the program started is dead. It uses no signals and may be called from threads.
-A hole in the kernel is out of scope.
+What is guaranteed with the first layers: no writing, no sockets but pairs of its own, no new processes, no signals to
+others, no reading but the standard library and shared libraries; an empty environment, no inherited descriptors;
+bounded time, memory, threads and output; when run_tests returns, everything that the program started is dead. What is
+not on the list of system calls that honest programs need is refused. A program that breaks the protocol has failed; a
+server that is lost is replaced, and only where none can be started is there an error. This process uses no signals and
+may be called from threads. A hole in the kernel is out of scope.
 """
 
 import atexit
@@ -64,7 +66,6 @@ class Server:
     """One server process of sandbox_child.py. It does one job at a time; not for several threads at once."""
 
     def __init__(self, layers: tuple[str, ...]):
-        self.guarded = bool({"seccomp", "noread"} & {*layers})  # without them a program may kill its server
         self.lost = False
         self.control, theirs = socket.socketpair()
         self.control.settimeout(START_TIMEOUT)
@@ -73,7 +74,7 @@ class Server:
         with theirs:
             try:
                 self.process = subprocess.Popen(
-                    [*prefix, *python, *(layer for layer in layers if layer != "bubblewrap")],
+                    [*prefix, *python, *layers],
                     stdin=theirs,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -115,13 +116,19 @@ class Server:
                 ready, _, received = received.partition(b"\n")  # written before the program's first line
                 if ready != b"ready":
                     raise SandboxError(ready.decode(errors="replace").removeprefix("error: ") or "a process died early")
-                deadline = time.monotonic() + timeout
+                mine.setblocking(False)  # from here on a program may have a hand in what is to read
+                readable, deadline = select.poll(), time.monotonic() + timeout
+                readable.register(mine, select.POLLIN)
                 while received.count(b"\n") < lines:
                     left = deadline - time.monotonic()
-                    if left <= 0 or len(received) > MAX_OUTPUT or not select.select([mine], [], [], left)[0]:
+                    if left <= 0 or len(received) > MAX_OUTPUT or not readable.poll(1000 * left):
                         ended = False
                         break
-                    if not (data := mine.recv(1 << 16)):
+                    try:
+                        data = mine.recv(1 << 16)
+                    except OSError:  # readable, but nothing to read: an out-of-band byte, which breaks the protocol
+                        break
+                    if not data:
                         break
                     received += data
             except OSError as error:
@@ -131,8 +138,6 @@ class Server:
         if dead != b"d":
             self.lost = True
             self.close()
-            if self.guarded:
-                raise SandboxError("a server process was killed from outside")
             return [], False
         return received.split(b"\n")[:-1][:lines], ended
 
@@ -159,7 +164,11 @@ class Sandbox:
         try:
             if server is None or server.lost:
                 server = Server(self.layers)
-            return server.do(job, timeout, lines)
+            result = server.do(job, timeout, lines)
+            if server.lost:  # killed from outside, or by a program in spite of the layers: once more, with a new one
+                server = Server(self.layers)
+                result = server.do(job, timeout, lines)
+            return result
         except BaseException:
             if server:
                 server.close()
@@ -220,10 +229,11 @@ def add(a, b):
     connection = socket.create_connection(('127.0.0.1', {port}), 1)
     return 'connected'
 """
+OWNING = "import ctypes\ndef add(a, b): return ctypes.CDLL(None).fcntl(0, 8, 1)"  # F_SETOWN: whom the kernel signals
 
 
 def failed_probe(sandbox: Sandbox, attacks: bool = True) -> str | None:
-    """What goes wrong first: an honest program or one of three attacks; None if the layers hold."""
+    """What goes wrong first: an honest program or one of four attacks; None if the layers hold."""
     if run_tests(HONEST, ["assert add(1, 2) == 3"], sandbox=sandbox) != [True]:
         return "an honest program fails"
     if not attacks:
@@ -239,6 +249,9 @@ def failed_probe(sandbox: Sandbox, attacks: bool = True) -> str | None:
         program = CONNECTING.format(port=listener.getsockname()[1])
         if run_tests(program, ["assert add(1, 2) == 'connected'"], sandbox=sandbox) != [False]:
             return "a program reaches the network"
+    if {"seccomp", "noread"} & {*sandbox.layers}:  # bubblewrap shows no process to signal
+        if run_tests(OWNING, ["assert add(1, 2) == 0"], sandbox=sandbox) != [False]:
+            return "a program has the kernel signal other processes"
     return None
 
 

@@ -13,6 +13,7 @@ Nothing of this project and few other modules are imported: the file runs alone,
 """
 
 import collections.abc
+import contextlib
 import ctypes
 import gc
 import itertools
@@ -20,21 +21,29 @@ import json
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import struct
 import sys
+import time
 
 MAX_ITEMS = 10_000  # of an iterable answer that is no list, tuple, set or dict
 MEMORY = 1 << 30  # bytes of address space of a process
 OPEN_FILES = 64
+MAX_THREADS = 256  # of a job; raw ones take no address space that a limit would count
+WATCH = 0.01  # seconds between two counts of them
 
-# Imported before the first fork: a program finds them loaded, also where a layer forbids it to open files.
+# Imported before the first fork: a program finds them loaded.
 PRELOADED = """
     __future__ abc array ast base64 bisect calendar cmath collections contextlib copy dataclasses datetime decimal
     encodings.ascii encodings.idna encodings.latin_1 encodings.utf_16 enum fractions functools hashlib heapq inspect
     itertools math numbers operator pprint queue random re statistics string textwrap threading time traceback types
     typing unicodedata uuid warnings _strptime
+""".split()
+# Where programs may not open the library's files; elsewhere they would only make every fork dearer.
+UNREADABLE = """
+    asyncio concurrent.futures csv difflib graphlib io logging secrets sqlite3 urllib.parse xml.etree.ElementTree zoneinfo
 """.split()
 
 # ---- layers --------------------------------------------------------------------------------------------------------
@@ -46,47 +55,45 @@ CAPSET = {"x86_64": 126, "aarch64": 91}  # the only system call here without a f
 LANDLOCK_CREATE, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT = 444, 445, 446  # the same on every machine
 NOBODY = 65534
 
-# What seccomp refuses: processes, signals, sockets, other processes' memory, changes of files, mounts, clocks, limits,
-# privileges. System calls with their numbers on x86_64 and aarch64 (-: there is none).
-DENIED = """
-    fork 57 -                   vfork 58 -                  execve 59 221               execveat 322 281
-    kill 62 129                 tkill 200 130               tgkill 234 131              rt_sigqueueinfo 129 138
-    rt_tgsigqueueinfo 297 240   pidfd_send_signal 424 424   pidfd_open 434 434          pidfd_getfd 438 438
-    process_mrelease 448 448    process_madvise 440 440     kcmp 312 272                ptrace 101 117
-    process_vm_readv 310 270    process_vm_writev 311 271   setpgid 109 154             setsid 112 157
-    socket 41 198               socketpair 53 199           connect 42 203              bind 49 200
-    listen 50 201               accept 43 202               accept4 288 242             sendmsg 46 211
-    sendmmsg 307 269            recvmsg 47 212              recvmmsg 299 243            unshare 272 97
-    setns 308 268               mount 165 40                umount2 166 39              mount_setattr 442 442
-    move_mount 429 429          open_tree 428 428           fsopen 430 430              fsconfig 431 431
-    fsmount 432 432             fspick 433 433              pivot_root 155 41           chroot 161 51
-    bpf 321 280                 add_key 248 217             request_key 249 218         keyctl 250 219
-    io_uring_setup 425 425      io_uring_enter 426 426      io_uring_register 427 427   userfaultfd 323 282
-    perf_event_open 298 241     shmget 29 194               semget 64 190               msgget 68 186
-    mq_open 240 180             mq_unlink 241 181           creat 85 -                  openat2 437 437
-    open_by_handle_at 304 265   name_to_handle_at 303 264   unlink 87 -                 unlinkat 263 35
-    rmdir 84 -                  rename 82 -                 renameat 264 38             renameat2 316 276
-    mkdir 83 -                  mkdirat 258 34              link 86 -                   linkat 265 37
-    symlink 88 -                symlinkat 266 36            truncate 76 45              chmod 90 -
-    fchmod 91 52                fchmodat 268 53             fchmodat2 452 452           chown 92 -
-    fchown 93 55                lchown 94 -                 fchownat 260 54             mknod 133 -
-    mknodat 259 33              setxattr 188 5              lsetxattr 189 6             fsetxattr 190 7
-    setxattrat 463 463          removexattr 197 14          lremovexattr 198 15         fremovexattr 199 16
-    removexattrat 466 466       file_setattr 469 469        utime 132 -                 utimes 235 -
-    futimesat 261 -             utimensat 280 88            memfd_create 319 279        memfd_secret 447 447
-    sched_setaffinity 203 122   sched_setscheduler 144 119  sched_setparam 142 118      sched_setattr 314 274
-    setpriority 141 140         ioprio_set 251 30           setrlimit 160 164           prlimit64 302 261
-    inotify_init 253 -          inotify_init1 294 26        fanotify_init 300 262       reboot 169 142
-    kexec_load 246 104          kexec_file_load 320 294     init_module 175 105         finit_module 313 273
-    delete_module 176 106       swapon 167 224              swapoff 168 225             sethostname 170 161
-    setdomainname 171 162       settimeofday 164 170        clock_settime 227 112       adjtimex 159 171
-    clock_adjtime 305 266       acct 163 89                 quotactl 179 60             quotactl_fd 443 443
-    syslog 103 116              vhangup 153 58              iopl 172 -                  ioperm 173 -
-    modify_ldt 154 -            personality 135 92          capset 126 91               setuid 105 146
-    setgid 106 144              setreuid 113 145            setregid 114 143            setresuid 117 147
-    setresgid 119 149           setgroups 116 159           setfsuid 122 151            setfsgid 123 152
+# What seccomp allows: what the interpreter and honest programs need, on files, pipes and pairs of sockets of their own,
+# memory, threads, clocks, signals to themselves, and questions. Everything else is refused, also what is not known yet:
+# processes, signals to others, the network, changes of files, shared memory, limits, privileges. System calls with
+# their numbers on x86_64 and aarch64 (-: there is none).
+ALLOWED = """
+    read 0 63                   write 1 64                  readv 19 65                 writev 20 66
+    pread64 17 67               lseek 8 62                  close 3 57                  close_range 436 436
+    dup 32 23                   dup2 33 -                   dup3 292 24                 pipe 22 -
+    pipe2 293 59                eventfd2 290 19             poll 7 -                    ppoll 271 73
+    select 23 -                 pselect6 270 72             epoll_create1 291 20        epoll_ctl 233 21
+    epoll_wait 232 -            epoll_pwait 281 22          recvfrom 45 207             getsockopt 55 209
+    getsockname 51 204          shutdown 48 210             stat 4 -                    lstat 6 -
+    fstat 5 80                  newfstatat 262 79           statx 332 291               access 21 -
+    faccessat 269 48            faccessat2 439 439          readlink 89 -               readlinkat 267 78
+    getdents64 217 61           getcwd 79 17                statfs 137 43               fstatfs 138 44
+    fadvise64 221 223           mmap 9 222                  munmap 11 215               mprotect 10 226
+    mremap 25 216               madvise 28 233              brk 12 214                  futex 202 98
+    set_robust_list 273 99      get_robust_list 274 100     rseq 334 293                arch_prctl 158 -
+    set_tid_address 218 96      rt_sigaction 13 134         rt_sigprocmask 14 135       rt_sigreturn 15 139
+    rt_sigpending 127 136       rt_sigsuspend 130 133       rt_sigtimedwait 128 137     sigaltstack 131 132
+    restart_syscall 219 128     pause 34 -                  alarm 37 -                  getitimer 36 102
+    setitimer 38 103            nanosleep 35 101            clock_nanosleep 230 115     clock_gettime 228 113
+    clock_getres 229 114        gettimeofday 96 169         time 201 -                  times 100 153
+    sched_yield 24 124          sched_getaffinity 204 123   sched_getparam 143 121      sched_getscheduler 145 120
+    sched_get_priority_max 146 125                          sched_get_priority_min 147 126
+    getpid 39 172               getppid 110 173             gettid 186 178              getpgid 121 155
+    getpgrp 111 -               getsid 124 156              getuid 102 174              geteuid 107 175
+    getgid 104 176              getegid 108 177             getresuid 118 148           getresgid 120 150
+    getgroups 115 158           getpriority 140 141         getrusage 98 165            getrlimit 97 163
+    uname 63 160                sysinfo 99 179              getcpu 309 168              umask 95 166
+    getrandom 318 278           wait4 61 260                waitid 247 95               exit 60 93
+    exit_group 231 94
 """
-# machine: (column of DENIED, AUDIT_ARCH, number of clone, {number of an open: offset of its flags in seccomp_data})
+# Allowed with some arguments only; numbers on x86_64 and aarch64.
+FCNTL, IOCTL, PRLIMIT64, SOCKETPAIR, SENDTO = (72, 25), (16, 29), (302, 261), (53, 199), (44, 206)
+FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030)  # copies of descriptors and their flags, but no owner, signal, lock or lease
+IOCTL_REQUESTS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # is it a terminal, bytes to read, blocking, on exec
+AF_UNIX = 1
+# machine: (column of ALLOWED, AUDIT_ARCH, number of clone, {number of an open: offset of its flags in seccomp_data})
 MACHINES = {
     "x86_64": (1, 0xC000003E, 56, {2: 24, 257: 32}),
     "aarch64": (2, 0xC00000B7, 220, {56: 32}),
@@ -103,10 +110,10 @@ def must(result: int, what: str) -> int:
 
 
 def seccomp_filter(open_nothing: bool) -> bytes:
-    """A filter that refuses DENIED, new processes and opening files for writing, or at all. Classic BPF."""
+    """A filter that allows ALLOWED, threads, and opening files for reading, or none at all. Classic BPF."""
     column, architecture, clone, opens = MACHINES[os.uname().machine]
-    table = DENIED.split()
-    denied = {table[i]: int(table[i + column]) for i in range(0, len(table), 3) if table[i + column] != "-"}
+    table = ALLOWED.split()
+    allowed = [int(table[i + column]) for i in range(0, len(table), 3) if table[i + column] != "-"]
     load, equal, at_least, any_bit, leave = 0x20, 0x15, 0x35, 0x45, 0x06  # BPF codes
     allow, kill = 0x7FFF0000, 0x80000000
     refuse, unknown = 0x50001, 0x50026  # EPERM; ENOSYS, after which the C library tries an older call
@@ -114,6 +121,16 @@ def seccomp_filter(open_nothing: bool) -> bytes:
 
     def add(code: int, k: int, jump_if_true: int = 0, jump_if_false: int = 0) -> None:
         program.append(struct.pack("HBBI", code, jump_if_true, jump_if_false, k))
+
+    def only(number: int, *conditions: tuple[int, tuple[int, ...]]) -> None:
+        """Allows a call whose 32-bit words at these offsets of seccomp_data each have one of these values."""
+        add(equal, number, 0, sum(len(values) + 2 for _, values in conditions) + 1)
+        for offset, values in conditions:
+            add(load, offset)
+            for i, value in enumerate(values):
+                add(equal, value, len(values) - i)  # to behind the refusal
+            add(leave, refuse)
+        add(leave, allow)
 
     add(load, 4)  # the architecture
     add(equal, architecture, 1)
@@ -123,24 +140,27 @@ def seccomp_filter(open_nothing: bool) -> bytes:
     add(leave, unknown)
     add(equal, CLONE3, 0, 1)
     add(leave, unknown)
-    for number in denied.values():
-        add(equal, number, 0, 1)
-        add(leave, refuse)
     add(equal, clone, 0, 4)  # a thread, but no process
     add(load, 16)
     add(any_bit, CLONE_THREAD, 0, 1)
     add(leave, allow)
     add(leave, refuse)
-    for number, offset in opens.items():
-        add(equal, number, 0, 1 if open_nothing else 4)
-        if not open_nothing:
-            add(load, offset)
-            add(any_bit, WRITING, 0, 1)
-            add(leave, refuse)
-            add(leave, allow)
-        else:
-            add(leave, refuse)
-    add(leave, allow)
+    for number, offset in () if open_nothing else opens.items():
+        add(equal, number, 0, 4)
+        add(load, offset)
+        add(any_bit, WRITING, 0, 1)
+        add(leave, refuse)
+        add(leave, allow)
+    zero = (0,)
+    only(FCNTL[column - 1], (24, FCNTL_COMMANDS))
+    only(IOCTL[column - 1], (24, IOCTL_REQUESTS))
+    only(PRLIMIT64[column - 1], (32, zero), (36, zero))  # asks for limits, sets none
+    only(SOCKETPAIR[column - 1], (16, (AF_UNIX,)))
+    only(SENDTO[column - 1], (48, zero), (52, zero))  # to the other end, not to an address
+    for number in allowed:
+        add(equal, number, 0, 1)
+        add(leave, allow)
+    add(leave, refuse)
     return b"".join(program)
 
 
@@ -187,12 +207,14 @@ def drop_capabilities() -> None:
 
 def prepare_layers(layers: list[str]) -> dict:
     """What lock_down needs of each layer, made once. Raises OSError where the system lacks one."""
-    known = {"landlock", "seccomp", "noread", "nobody"}
+    known = {"landlock", "seccomp", "noread", "nobody", "bubblewrap"}
     if not set(layers) <= known:
         raise OSError(f"unknown layers {set(layers) - known}")
     prepared = {}
     if "landlock" in layers:
         prepared["landlock"] = landlock_ruleset()
+    if "bubblewrap" in layers and os.uname().machine in MACHINES:  # holds without, where the kernel has no seccomp
+        prepared["seccomp if there is"] = seccomp_filter(open_nothing=False)
     if "seccomp" in layers or "noread" in layers:
         if os.uname().machine not in MACHINES:
             raise OSError(f"no table of system calls for {os.uname().machine}")
@@ -227,6 +249,9 @@ def lock_down(channel: int, layers: dict, cpu_seconds: int) -> None:
     os.closerange(channel + 1, OPEN_FILES)
     if "seccomp" in layers:
         restrict_system_calls(layers["seccomp"])
+    elif "seccomp if there is" in layers:
+        with contextlib.suppress(OSError):
+            restrict_system_calls(layers["seccomp if there is"])
 
 
 # ---- plain data ----------------------------------------------------------------------------------------------------
@@ -376,13 +401,31 @@ def kill_all(pid: int) -> None:
             children = set()
 
 
+def fork() -> int:
+    """os.fork, patient: a flood of threads in another job takes a moment to be seen and ended."""
+    for _ in range(500):
+        try:
+            return os.fork()
+        except OSError:
+            time.sleep(WATCH)
+    return os.fork()
+
+
+def threads(pid: int) -> int:
+    """How many threads a process has; 0 where there is no /proc."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0
+
+
 def serve(control: socket.socket, layers: dict) -> None:
     """Forks a process for each channel that comes in, kills it on request; returns when the other side is gone."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
         if not message:
             return
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             try:
                 control.close()
@@ -390,6 +433,9 @@ def serve(control: socket.socket, layers: dict) -> None:
             finally:
                 os._exit(0)
         os.close(descriptors[0])
+        while not select.select([control], [], [], WATCH)[0]:
+            if threads(pid) > MAX_THREADS:
+                os.kill(pid, signal.SIGKILL)
         order = control.recv(1)
         kill_all(pid)
         if not order:
@@ -401,8 +447,12 @@ def main() -> None:
     control = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.clear()
-    for name in PRELOADED:
-        __import__(name)
+    unreadable = bool({"noread", "nobody"} & {*sys.argv[1:]})
+    for name in PRELOADED + UNREADABLE * unreadable:
+        with contextlib.suppress(ImportError):  # an interpreter may be built without one, such as sqlite3
+            __import__(name)
+    with contextlib.suppress(Exception):
+        sys.modules["zoneinfo"].ZoneInfo("UTC")  # keeps what it has read
     try:
         layers = prepare_layers(sys.argv[1:])
         if sys.platform.startswith("linux"):
