@@ -56,6 +56,13 @@ def test_extraction(response, code):
         ("assert f(1)[0].x() == 1", ["f(1)[0].x()"], "__v[0] == 1"),
         ("assert all(w.isupper() for w in f('a b'))", ["f('a b')"], "all((w.isupper() for w in __v[0]))"),
         ("assert 1 < f(2) < 3", ["f(2)"], "1 < __v[0] < 3"),
+        ("assert f(1).__eq__(3)", ["f(1)"], "__v[0].__eq__(3)"),
+        ("assert f(1).__eq__(3) == True", ["f(1)"], "__v[0].__eq__(3) == True"),
+        ("assert f('x').startswith('abc')", ["f('x')"], "__v[0].startswith('abc')"),
+        ("assert not f('x').strip().startswith('abc')", ["f('x')"], "not __v[0].strip().startswith('abc')"),
+        ("assert f('x').lower() == 'abc'", ["f('x').lower()"], "__v[0] == 'abc'"),
+        ("assert Stack(3).push(4).items[0] == 4", ["Stack(3).push(4).items"], "__v[0][0] == 4"),
+        ("assert bank.deposit(5) == 5", ["bank.deposit(5)"], "__v[0] == 5"),
         ("assert len(f(2)) == 2 and f(2)[1] == 1", ["f(2)", "f(2)"], "len(__v[0]) == 2 and __v[1][1] == 1"),
     ],
 )
@@ -83,6 +90,19 @@ def test_what_is_asked_and_what_is_checked(test, calls, check):
 def test_tests_that_cannot_be_judged_without_the_program(test, setup, message):
     with pytest.raises(ValueError, match=message):
         split_tests((test,), setup)
+
+
+HELPERS = "def near(x, y):\n    return size(x - y) < 1e-6\ndef size(x): return abs(x)\ndef fits(x): return area(x) == 9"
+
+
+def test_helpers_of_the_setup_judge():
+    """A checker that needs nothing of the program runs where no program does; one that does may not decide a test."""
+    split = split_tests(("assert near(area(3), 28.27)",), HELPERS)
+    assert split.calls == ("area(3)",) and split.checks == ("near(__v[0], 28.27)",)
+    assert [statement.split("(")[0] for statement in split.imports] == ["def size", "def near"]
+    with pytest.raises(ValueError, match="is decided by fits of the setup code"):
+        split_tests(("assert fits(3)",), HELPERS)
+    assert split_tests(("assert near(3) == 4",), HELPERS, frozenset({"near"})).calls == ("near(3)",)
 
 
 def test_names_of_the_reference_may_shadow_builtins():

@@ -17,31 +17,62 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SplitTests:
-    imports: tuple[str, ...]  # import statements of the setup code, for the checks
+    imports: tuple[str, ...]  # statements of the setup code for the checks: imports, helpers that stand alone
     calls: tuple[str, ...]  # expressions that the program evaluates
     checks: tuple[str, ...]  # one expression for each assert, in which __v[i] is the value of calls[i]
 
 
+# What plain data can do itself: startswith, issubset, __eq__ ...
+METHODS = {name for kind in (str, bytes, int, float, complex, list, tuple, dict, set, frozenset) for name in dir(kind)}
+
+
 class CallLifter(ast.NodeTransformer):
-    """Replaces the outermost calls of names that are not trusted by __v[i], on one side of each comparison."""
+    """Replaces the outermost calls of names that are not trusted by __v[i], on one side of each comparison.
+
+    The program must not decide what is said about its result: `f(x).startswith("abc")` alone, or any f(x).__eq__(3), is
+    f(x), of which the rest is asked here. Compared with a value that it does not see, it may compute all of
+    Stack(3).items[0].pop().
+    """
 
     def __init__(self, trusted: set[str], calls: list[str]):
-        self.trusted, self.calls = trusted, calls
+        self.trusted, self.calls, self.compared = trusted, calls, False
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        root = node.func
+        root, inner = node.func, None
         while isinstance(root, (ast.Attribute, ast.Subscript, ast.Call)):  # Stack(3).items[0].pop()
+            if isinstance(root, ast.Attribute) and root.attr in METHODS:
+                if not self.compared or root.attr.startswith("__"):
+                    inner = root
             root = root.func if isinstance(root, ast.Call) else root.value
         if not isinstance(root, ast.Name) or root.id in self.trusted:
             return self.generic_visit(node)
+        if inner is not None and any(isinstance(part, ast.Call) for part in ast.walk(inner.value)):
+            return self.generic_visit(node)
+        return self.lifted(node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        """point(1, 2).x, compared, is for the program too: what it computes may be no plain data."""
+        root = node.value
+        while isinstance(root, (ast.Attribute, ast.Subscript, ast.Call)):
+            root = root.func if isinstance(root, ast.Call) else root.value
+        called = any(isinstance(part, ast.Call) for part in ast.walk(node.value))
+        untrusted = isinstance(root, ast.Name) and root.id not in self.trusted
+        if self.compared and called and untrusted and node.attr not in ("real", "imag", "numerator", "denominator"):
+            return self.lifted(node)
+        return self.generic_visit(node)
+
+    def lifted(self, node: ast.expr) -> ast.AST:
         self.calls.append(ast.unparse(node))
         return ast.parse(f"__v[{len(self.calls) - 1}]", mode="eval").body
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
-        before = len(self.calls)
+        before, outside = len(self.calls), self.compared
+        sides = [node.left, *node.comparators]
+        self.compared = not any(isinstance(side, ast.Constant) and isinstance(side.value, bool) for side in sides)
         node.left = self.visit(node.left)
         if len(self.calls) == before:
             node.comparators = [self.visit(side) for side in node.comparators]
+        self.compared = outside
         return node  # a call that is left on the other side is found by split_tests
 
 
@@ -62,6 +93,12 @@ def split_tests(tests: tuple[str, ...], setup_code: str = "", names: frozenset[s
             )
     imported = {(alias.asname or alias.name).split(".")[0] for node in statements for alias in node.names}
     trusted = ({*dir(builtins), "math", "sys"} | imported) - names
+    functions = {node.name: node for node in parse(setup_code).body if isinstance(node, ast.FunctionDef)}
+    helpers: dict[str, ast.FunctionDef] = {}  # checkers such as near(x, y): they judge, and need nothing of the program
+    while new := {n: f for n, f in functions.items() if n not in names and free_names(f) <= trusted | {n}}:
+        helpers |= new
+        trusted |= {*new}
+        functions = {name: function for name, function in functions.items() if name not in new}
 
     calls: list[str] = []
     checks = []
@@ -70,6 +107,11 @@ def split_tests(tests: tuple[str, ...], setup_code: str = "", names: frozenset[s
         if len(body) != 1 or not isinstance(body[0], ast.Assert):
             raise ValueError(f"{test!r} is not one assert")
         expression, before = body[0].test, len(calls)
+        deciding = expression.operand if isinstance(expression, ast.UnaryOp) else expression
+        if isinstance(deciding, ast.Call) and isinstance(deciding.func, ast.Name) and deciding.func.id in functions:
+            raise ValueError(
+                f"{test!r} is decided by {deciding.func.id} of the setup code, which runs beside the program"
+            )
         local = {node.arg for node in ast.walk(expression) if isinstance(node, ast.arg)}  # of lambdas, comprehensions
         local |= {n.id for n in ast.walk(expression) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
         expression = CallLifter(trusted | local, calls).visit(expression)
@@ -82,7 +124,16 @@ def split_tests(tests: tuple[str, ...], setup_code: str = "", names: frozenset[s
             if isinstance(node, ast.Name) and node.id not in trusted | local | {"__v"}:
                 raise ValueError(f"{test!r} needs {node.id} of the program outside of the call that it checks")
         checks.append(ast.unparse(expression))
-    return SplitTests(tuple(map(ast.unparse, statements)), tuple(calls), tuple(checks))
+    needed = [*statements, *helpers.values()]
+    return SplitTests(tuple(map(ast.unparse, needed)), tuple(calls), tuple(checks))
+
+
+def free_names(function: ast.FunctionDef) -> set[str]:
+    """The names that a function reads and does not bind itself."""
+    names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
+    bound = {node.arg for node in ast.walk(function) if isinstance(node, ast.arg)}
+    bound |= {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+    return {node.id for node in names} - bound
 
 
 _PARSING = threading.Lock()  # warnings.catch_warnings is not safe in threads

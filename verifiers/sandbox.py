@@ -22,7 +22,6 @@ import json
 import math
 import os
 import queue
-import select
 import socket
 import subprocess
 import sys
@@ -101,36 +100,26 @@ class Server:
     def do(self, job: dict, timeout: float, lines: int) -> tuple[list[bytes], bool]:
         """(lines of the answer, whether it ended by itself within `timeout` seconds and MAX_OUTPUT bytes).
 
-        When this returns, the process of the job and everything that it started are dead. Raises SandboxError.
+        job["calls"], where there are any, are sent one by one, each after the answer to the one before: what one assert
+        expects may be an argument of another. When this returns, the process of the job and everything that it started
+        are dead. Raises SandboxError.
         """
         mine, theirs = socket.socketpair()  # not a pipe, which its own writer could open for reading
-        received, ended = b"", True
+        received, ended = b"", False
         with mine:
             with theirs:
                 socket.send_fds(self.control, [b"j"], [theirs.fileno()])
             try:
                 mine.settimeout(START_TIMEOUT)
-                mine.sendall(json.dumps(job | {"cpu_seconds": math.ceil(timeout)}).encode() + b"\n")
+                calls = [json.dumps(call).encode() + b"\n" for call in job.get("calls", ())]
+                job = job | {"calls": len(calls), "cpu_seconds": math.ceil(timeout)}
+                mine.sendall(json.dumps(job).encode() + b"\n")
                 while b"\n" not in received and (data := mine.recv(1000)):
                     received += data
                 ready, _, received = received.partition(b"\n")  # written before the program's first line
                 if ready != b"ready":
                     raise SandboxError(ready.decode(errors="replace").removeprefix("error: ") or "a process died early")
-                mine.setblocking(False)  # from here on a program may have a hand in what is to read
-                readable, deadline = select.poll(), time.monotonic() + timeout
-                readable.register(mine, select.POLLIN)
-                while received.count(b"\n") < lines:
-                    left = deadline - time.monotonic()
-                    if left <= 0 or len(received) > MAX_OUTPUT or not readable.poll(1000 * left):
-                        ended = False
-                        break
-                    try:
-                        data = mine.recv(1 << 16)
-                    except OSError:  # readable, but nothing to read: an out-of-band byte, which breaks the protocol
-                        break
-                    if not data:
-                        break
-                    received += data
+                received, ended = self.exchange(mine, received, calls, lines, time.monotonic() + timeout)
             except OSError as error:
                 raise SandboxError(f"a process does not answer: {error}") from error
             finally:
@@ -140,6 +129,30 @@ class Server:
             self.close()
             return [], False
         return received.split(b"\n")[:-1][:lines], ended
+
+    @staticmethod
+    def exchange(channel, received: bytes, calls: list[bytes], lines: int, deadline: float) -> tuple[bytes, bool]:
+        """(what comes back, whether that was in time). A program has a hand in it: nothing it does is an error here."""
+        answers, done, asked = bytearray(received), received.count(b"\n"), 0
+        try:
+            while True:
+                if calls and done > asked:  # the answer to a call that it has not seen breaks the protocol
+                    return b"", True
+                if done >= lines or len(answers) > MAX_OUTPUT:
+                    return bytes(answers), done >= lines
+                channel.settimeout(max(deadline - time.monotonic(), 1e-6))
+                if calls and done == asked:
+                    channel.sendall(calls[asked])
+                    asked += 1
+                data = channel.recv(1 << 16)
+                if not data:
+                    return bytes(answers), True
+                answers += data
+                done += data.count(b"\n")
+        except TimeoutError:
+            return bytes(answers), False
+        except OSError:  # the process is gone
+            return bytes(answers), True
 
     def close(self) -> None:
         self.control.close()  # the server ends, and with it what it runs
