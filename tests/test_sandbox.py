@@ -448,7 +448,7 @@ def test_cases_at_hand(kind, tmp_path):
     if not files:
         pytest.skip(f"no cases/sandbox_{kind}")
     canary = Path("/", "tmp", "rl_sandbox_canary")
-    watch, verdicts, timeout = Watch(canary), {}, 1.0 if "attacks" in kind else 5.0
+    watch, verdicts, timeout = Watch(canary), {}, 0.5 if "attacks" in kind else 5.0
     try:
         for path in [path for path in files if not path.name.startswith(OPEN)]:
             lines = path.read_text(encoding="utf-8").split("\n")
