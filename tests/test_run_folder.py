@@ -413,7 +413,7 @@ def shown(*command: str) -> str:
     return ended.stdout
 
 
-@pytest.mark.parametrize("script", ["grpo.py", "eval.py", "template_search.py", "report.py"])
+@pytest.mark.parametrize("script", ["grpo.py", "eval.py", "report.py"])
 def test_help_shows_groups_in_80_columns(script):
     """Red if the flags stand in one box, if a flag is missing, or if a line needs a wider window."""
     text = shown(script, "--help")
@@ -429,7 +429,7 @@ def test_help_shows_groups_in_80_columns(script):
 def test_help_into_head():
     """Red if a reader that goes away, such as head, leaves a traceback."""
     for reader, lines in (("head -3", 3), ("true", 0)):  # one that goes early, one that is gone before the first line
-        command = f"{sys.executable} grpo.py --help | {reader}"
+        command = f"{sys.executable} report.py --help | {reader}"
         ended = subprocess.run(command, shell=True, cwd=REPO, capture_output=True, text=True)
         assert ended.stderr == "" and len(ended.stdout.splitlines()) == lines
 
