@@ -377,9 +377,8 @@ def main(args: Args) -> None:
         state |= {"baseline_head": baseline_head, "baseline_optimizer": baseline_optimizer}
     start = runs.begin(run, state, train_problems, eval_problems)
     if start == 0:
-        runs.log(
-            run, {"iteration": 0, "charts/episodes": 0} | evaluate(run, 0, models, tokenizers, eval_problems, args)
-        )
+        metrics = evaluate(run, 0, models, tokenizers, eval_problems, args)
+        runs.log(run, {"iteration": 0, "charts/episodes": 0} | metrics)
 
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
@@ -425,7 +424,7 @@ def main(args: Args) -> None:
                 q_sum, v_sum = q_sum + q_loss.sum().item(), v_sum + v_loss.sum().item()
             losses["critic_q"].append(q_sum / len(batch))
             losses["critic_v"].append(v_sum / len(batch))
-            losses["grad_norm_critic"].append(critic_optimizer.step(args.max_grad_norm))
+            losses["grad_norm_critic"].append(critic_optimizer.step(args.max_grad_norm, losses))
             polyak_step(target, critic, args.tau)
 
         # The actor: each step on fresh responses, which the critic alone judges.
@@ -438,10 +437,10 @@ def main(args: Args) -> None:
             A = advantage(*grade(critic, [states[row] for row in drawn], turn["texts"], args.micro_batch_size))  # (B,)
             policy, baseline = accumulate_gradients(solver, turn, A, args, baseline_head)
             losses["policy_solver"].append(policy)
-            losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm))
+            losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm, losses))
             if baseline_head:
                 losses["baseline"].append(baseline)
-                losses["grad_norm_baseline"].append(baseline_optimizer.step(args.max_grad_norm))
+                losses["grad_norm_baseline"].append(baseline_optimizer.step(args.max_grad_norm, losses))
 
         # ---- LOG
         length_1 = turn_1["response_mask"].sum(1).float()

@@ -300,9 +300,8 @@ def main(args: Args) -> None:
     state = {"solver_optimizer": solver_optimizer, "counters": counters}
     start = runs.begin(run, state, train_problems, eval_problems)
     if start == 0:
-        runs.log(
-            run, {"iteration": 0, "charts/episodes": 0} | evaluate(run, 0, models, tokenizers, eval_problems, args)
-        )
+        metrics = evaluate(run, 0, models, tokenizers, eval_problems, args)
+        runs.log(run, {"iteration": 0, "charts/episodes": 0} | metrics)
 
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
@@ -336,7 +335,7 @@ def main(args: Args) -> None:
         batches = [batch for shuffle in shuffles for batch in shuffle.chunk(args.num_minibatches) if len(batch)]
         for batch in batches:
             losses["policy_solver"].append(accumulate_gradients(solver, turn, batch, args))
-            losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm))
+            losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm, losses))
 
         # ---- LOG
         verdicts = torch.cat([e["rewards_1"] for e in sampled])

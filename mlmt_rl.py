@@ -390,9 +390,8 @@ def main(args: Args) -> None:
     state |= {"value_head": value_head, "value_optimizer": value_optimizer}
     start = runs.begin(run, state, train_problems, eval_problems)
     if start == 0:
-        runs.log(
-            run, {"iteration": 0, "charts/episodes": 0} | evaluate(run, 0, models, tokenizers, eval_problems, args)
-        )
+        metrics = evaluate(run, 0, models, tokenizers, eval_problems, args)
+        runs.log(run, {"iteration": 0, "charts/episodes": 0} | metrics)
 
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
@@ -432,7 +431,7 @@ def main(args: Args) -> None:
             loss_1, _ = accumulate_gradients(solver, turn_1, batch, A_1, kl_coef_1, args)
             loss_2, _ = accumulate_gradients(solver, turn_2, batch, A_2, args.kl_coef, args)
             losses["policy_solver"].append(loss_1 + loss_2)
-            losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm))
+            losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm, losses))
         # new in MLMT-RL: the bilevel term, and the value loss beside the feedback model's
         rewards_star, star_tokens = None, 0  # R*: what the solver, after its update, makes of the same (x,z,g)
         if args.value_shaping:
@@ -446,10 +445,10 @@ def main(args: Args) -> None:
             A, beta = A_g if train_feedback else None, args.guidance_kl_coef
             loss_g, value_loss = accumulate_gradients(feedback, turn_g, batch, A, beta, args, value_head, rewards_2)
             losses["value"].append(value_loss)
-            losses["grad_norm_value"].append(value_optimizer.step(args.max_grad_norm))
+            losses["grad_norm_value"].append(value_optimizer.step(args.max_grad_norm, losses))
             if train_feedback:
                 losses["policy_feedback"].append(loss_g)
-                losses["grad_norm_feedback"].append(feedback_optimizer.step(args.max_grad_norm))
+                losses["grad_norm_feedback"].append(feedback_optimizer.step(args.max_grad_norm, losses))
 
         # ---- LOG
         length_1, length_g, length_2 = (turn["response_mask"].sum(1).float() for turn in (turn_1, turn_g, turn_2))

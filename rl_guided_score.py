@@ -343,9 +343,8 @@ def main(args: Args) -> None:
     state = {"solver_optimizer": solver_optimizer, "feedback_optimizer": feedback_optimizer}
     start = runs.begin(run, state, train_problems, eval_problems)
     if start == 0:
-        runs.log(
-            run, {"iteration": 0, "charts/episodes": 0} | evaluate(run, 0, models, tokenizers, eval_problems, args)
-        )
+        metrics = evaluate(run, 0, models, tokenizers, eval_problems, args)
+        runs.log(run, {"iteration": 0, "charts/episodes": 0} | metrics)
 
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
@@ -381,12 +380,12 @@ def main(args: Args) -> None:
             loss_1 = accumulate_gradients(solver, turn_1, batch, A_1, kl_coef_1, args)
             loss_2 = accumulate_gradients(solver, turn_2, batch, A_2, args.kl_coef, args)
             losses["policy_solver"].append(loss_1 + loss_2)
-            losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm))
+            losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm, losses))
         # new in RL-Guided SCoRe: the guidance model, whatever the solver's stage is
         for batch in batches if args.train_guidance_model else []:
             policy = accumulate_gradients(feedback, turn_g, batch, A_g, args.guidance_kl_coef, args)
             losses["policy_feedback"].append(policy)
-            losses["grad_norm_feedback"].append(feedback_optimizer.step(args.max_grad_norm))
+            losses["grad_norm_feedback"].append(feedback_optimizer.step(args.max_grad_norm, losses))
 
         # ---- LOG
         length_1, length_g, length_2 = (turn["response_mask"].sum(1).float() for turn in (turn_1, turn_g, turn_2))

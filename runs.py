@@ -69,11 +69,14 @@ class Adam:
         fused = self.masters[0].is_cuda  # there the other form takes 4 bytes a parameter more
         self.lr, self.adam = lr, torch.optim.Adam(self.masters, lr=lr, betas=betas, fused=fused)
 
-    def step(self, max_norm: float) -> float:
+    def step(self, max_norm: float, measured: dict[str, list[float]] | None = None) -> float:
         """Clips, steps at self.lr, updates the weights, clears the gradients. Returns the norm before clipping.
 
-        Raises InputError instead of a step where the gradient is not finite.
+        Raises InputError instead of a step where the gradient, or the last of a list in `measured`, is not finite.
         """
+        for name, values in (measured or {}).items():
+            if values and not math.isfinite(values[-1]):
+                raise stopped(self.run, f"{name} is {values[-1]}, so no step of {self.name} was made")
         self.adam.param_groups[0]["lr"] = self.lr
         norm = torch.nn.utils.clip_grad_norm_(self.masters, max_norm).item()
         if not math.isfinite(norm):

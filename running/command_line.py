@@ -52,10 +52,9 @@ def narrow(text: str) -> str:
     for line in text.splitlines():
         goes_on = lines and lines[-1] and not lines[-1].startswith("    ") and not re.match(r"$|    |\d+\. ", line)
         lines[-1:] = [f"{lines[-1]} {line.strip()}"] if goes_on else [*lines[-1:], line]
-    hanging = {True: "   ", False: ""}
     wrapped = []
     for line in lines:
-        indent = " " * 8 if line.startswith("    ") else hanging[re.match(r"\d+\. ", line) is not None]
+        indent = " " * 8 if line.startswith("    ") else "   " if re.match(r"\d+\. ", line) else ""
         wrapped.append(textwrap.fill(line, WIDTH, subsequent_indent=indent, break_on_hyphens=False))
     return "\n".join(wrapped) + "\n"
 

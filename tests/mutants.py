@@ -114,17 +114,17 @@ MUTANTS = [
     ("mlmt_rl.py", "min(1.0, iteration / max", "min(1.0, (iteration + 1) / max"),
     (
         "mlmt_rl.py",
-        "solver_optimizer.step(args.max_grad_norm)",
+        "solver_optimizer.step(args.max_grad_norm, losses)",
         "solver_optimizer.step(1e9)",
     ),
     (
         "mlmt_rl.py",
-        "value_optimizer.step(args.max_grad_norm)",
+        "value_optimizer.step(args.max_grad_norm, losses)",
         "value_optimizer.step(1e9)",
     ),
     (
         "mlmt_rl.py",
-        "feedback_optimizer.step(args.max_grad_norm)",
+        "feedback_optimizer.step(args.max_grad_norm, losses)",
         "feedback_optimizer.step(1e9)",
     ),
     ("mlmt_rl.py", "torch.clamp(ratio, 1 - clip_coef,", "torch.clamp(ratio, 1 / (1 + clip_coef),"),
@@ -175,7 +175,7 @@ MUTANTS = [
     ),
     (
         "archer.py",
-        "critic_optimizer.step(args.max_grad_norm)",
+        "critic_optimizer.step(args.max_grad_norm, losses)",
         "critic_optimizer.step(1e9)",
     ),
     ("archer.py", "polyak_step(target, critic, args.tau)", "polyak_step(target, critic, 0.1)"),
@@ -240,6 +240,7 @@ MUTANTS = [
     ("running/models.py", "str(run.resumed / trained_as)", 'str(run.resumed / "solver")'),
     # ---- whose folder, which model
     ("runs.py", "if not math.isfinite(norm):", "if False:"),
+    ("runs.py", "if values and not math.isfinite(values[-1]):", "if False:"),
     ("runs.py", "if isinstance(value, float) and not math.isfinite(value):", "if False:"),
     ("runs.py", "if run.stop.signal or iteration == run", "if iteration == run"),
     ("running/models.py", '("drop" in key or "jitter" in key)', '"drop" in key'),

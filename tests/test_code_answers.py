@@ -58,6 +58,8 @@ def test_extraction(response, code):
         ("assert 1 < f(2) < 3", ["f(2)"], "1 < __v[0] < 3"),
         ("assert f(1).__eq__(3)", ["f(1)"], "__v[0].__eq__(3)"),
         ("assert f(1).__eq__(3) == True", ["f(1)"], "__v[0].__eq__(3) == True"),
+        ("assert f(1).__eq__(3) == 1", ["f(1)"], "__v[0].__eq__(3) == 1"),
+        ("assert f('x').startswith('abc') == 1", ["f('x')"], "__v[0].startswith('abc') == 1"),
         ("assert f('x').startswith('abc')", ["f('x')"], "__v[0].startswith('abc')"),
         ("assert not f('x').strip().startswith('abc')", ["f('x')"], "not __v[0].strip().startswith('abc')"),
         ("assert f('x').lower() == 'abc'", ["f('x').lower()"], "__v[0] == 'abc'"),
@@ -100,8 +102,9 @@ def test_helpers_of_the_setup_judge():
     split = split_tests(("assert near(area(3), 28.27)",), HELPERS)
     assert split.calls == ("area(3)",) and split.checks == ("near(__v[0], 28.27)",)
     assert [statement.split("(")[0] for statement in split.imports] == ["def size", "def near"]
-    with pytest.raises(ValueError, match="is decided by fits of the setup code"):
-        split_tests(("assert fits(3)",), HELPERS)
+    for test in ("assert fits(3)", "assert not fits(3)", "assert fits(3) == True", "assert f(1) == 1 and fits(3)"):
+        with pytest.raises(ValueError, match="is decided by fits of the setup code"):
+            split_tests((test,), HELPERS)
     assert split_tests(("assert near(3) == 4",), HELPERS, frozenset({"near"})).calls == ("near(3)",)
 
 

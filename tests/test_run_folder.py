@@ -348,11 +348,22 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(
     monkeypatch.undo()
 
 
+def test_a_loss_that_is_not_finite_stops_before_the_step(small, coin_rewards, monkeypatch):
+    """Red if a step is made with an infinite loss, even where its gradient is finite, or if the loss is not named."""
+    monkeypatch.setattr(score, "policy_loss", lambda new, *_: new.sum(1) + new.detach().sum(1) * float("inf"))
+    steps = []
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *_: steps.append(1))
+    message = "iteration 1: policy_solver is (nan|-?inf), so no step of solver was made; .*: none yet"
+    with pytest.raises(common.InputError, match=message):
+        score.main(small(script=score, kl_coef=0.0))
+    assert not steps
+
+
 def test_a_metric_that_is_not_finite_is_not_written(small, tmp_path, coin_rewards, monkeypatch):
     """Red if metrics.jsonl can hold NaN, which is no JSON."""
-    monkeypatch.setattr(score, "policy_loss", lambda new, *_: new.sum(1) * 0 + new.detach().sum(1) * float("inf"))
-    with pytest.raises(common.InputError, match="iteration 1: losses/policy_solver is (nan|-?inf); .*: none yet"):
-        score.main(small(script=score, kl_coef=0.0))
+    monkeypatch.setattr(common, "repeated", lambda *_: float("nan"))
+    with pytest.raises(common.InputError, match="eval/repeated is nan; .*: none yet"):
+        score.main(small(script=score))
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
     with pytest.raises(ValueError):
         common.write_rows(tmp_path / "rows.jsonl", [{"a": float("nan")}])

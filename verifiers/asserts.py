@@ -24,30 +24,33 @@ class SplitTests:
 
 # What plain data can do itself: startswith, issubset, __eq__ ...
 METHODS = {name for kind in (str, bytes, int, float, complex, list, tuple, dict, set, frozenset) for name in dir(kind)}
+DECIDING = {name for name in METHODS if name.startswith(("__", "is"))} | {"startswith", "endswith"}  # a truth, no value
 
 
 class CallLifter(ast.NodeTransformer):
     """Replaces the outermost calls of names that are not trusted by __v[i], on one side of each comparison.
 
-    The program must not decide what is said about its result: `f(x).startswith("abc")` alone, or any f(x).__eq__(3), is
-    f(x), of which the rest is asked here. Compared with a value that it does not see, it may compute all of
-    Stack(3).items[0].pop().
+    The program must not decide what is said about its result: f(x).startswith("abc") is f(x), of which the rest is
+    asked here. Compared with a value that it does not see, it may compute all of Stack(3).items[0].pop().
+    beside: checkers of the setup code that run beside the program, so that they may not decide either.
     """
 
-    def __init__(self, trusted: set[str], calls: list[str]):
-        self.trusted, self.calls, self.compared = trusted, calls, False
+    def __init__(self, trusted: set[str], calls: list[str], beside: set[str]):
+        self.trusted, self.calls, self.beside, self.compared = trusted, calls, beside, False
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         root, inner = node.func, None
         while isinstance(root, (ast.Attribute, ast.Subscript, ast.Call)):  # Stack(3).items[0].pop()
             if isinstance(root, ast.Attribute) and root.attr in METHODS:
-                if not self.compared or root.attr.startswith("__"):
+                if not self.compared or root.attr in DECIDING:
                     inner = root
             root = root.func if isinstance(root, ast.Call) else root.value
         if not isinstance(root, ast.Name) or root.id in self.trusted:
             return self.generic_visit(node)
         if inner is not None and any(isinstance(part, ast.Call) for part in ast.walk(inner.value)):
             return self.generic_visit(node)
+        if root.id in self.beside and not self.compared:
+            raise ValueError(f"{ast.unparse(node)} is decided by {root.id} of the setup code, beside the program")
         return self.lifted(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
@@ -57,7 +60,8 @@ class CallLifter(ast.NodeTransformer):
             root = root.func if isinstance(root, ast.Call) else root.value
         called = any(isinstance(part, ast.Call) for part in ast.walk(node.value))
         untrusted = isinstance(root, ast.Name) and root.id not in self.trusted
-        if self.compared and called and untrusted and node.attr not in ("real", "imag", "numerator", "denominator"):
+        plain = node.attr in DECIDING | {"real", "imag", "numerator", "denominator"}
+        if self.compared and called and untrusted and not plain:
             return self.lifted(node)
         return self.generic_visit(node)
 
@@ -107,14 +111,9 @@ def split_tests(tests: tuple[str, ...], setup_code: str = "", names: frozenset[s
         if len(body) != 1 or not isinstance(body[0], ast.Assert):
             raise ValueError(f"{test!r} is not one assert")
         expression, before = body[0].test, len(calls)
-        deciding = expression.operand if isinstance(expression, ast.UnaryOp) else expression
-        if isinstance(deciding, ast.Call) and isinstance(deciding.func, ast.Name) and deciding.func.id in functions:
-            raise ValueError(
-                f"{test!r} is decided by {deciding.func.id} of the setup code, which runs beside the program"
-            )
         local = {node.arg for node in ast.walk(expression) if isinstance(node, ast.arg)}  # of lambdas, comprehensions
         local |= {n.id for n in ast.walk(expression) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        expression = CallLifter(trusted | local, calls).visit(expression)
+        expression = CallLifter(trusted | local, calls, {*functions} - names).visit(expression)
         if len(calls) == before:
             raise ValueError(f"{test!r} calls no function of the program")
         for call in calls[before:]:
