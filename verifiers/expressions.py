@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from typing import NamedTuple
 
 import mpmath
 
@@ -24,9 +25,11 @@ MAX_LOG = 10**7  # |log| of a power
 MAX_FACTORIAL = 3_000  # argument of a factorial, entries of a binomial coefficient
 MAX_ARGUMENT = 10**12  # magnitude of the argument of any other function
 
-POINTS = 4  # points at which expressions with variables are compared
-DIGITS = 30  # decimal digits of a floating-point evaluation
-TOLERANCE = mpmath.mpf(10) ** -18  # relative; for the rounding errors of that evaluation, not for approximate answers
+POINTS = 6  # points at which expressions with variables are compared
+DIGITS = 60  # decimal digits of a floating-point evaluation
+TOLERANCE = mpmath.mpf(10) ** -50  # relative; for the rounding errors of that evaluation, not for approximate answers
+ROUNDING = mpmath.mpf(10) ** -57  # relative; what is left of a sum that should be zero
+VANISHING = mpmath.mpf(10) ** -24  # a summand that is smaller than this part of the other could be lost
 
 # A context of our own, so that mpmath.mp keeps its precision. We call only arithmetic and the functions in FUNCTIONS,
 # which read the precision and never change it on the way, so threads may share the context.
@@ -35,12 +38,23 @@ CONTEXT.dps = DIGITS
 Number = Fraction | CONTEXT.mpf | CONTEXT.mpc  # exact, or floating point, real or complex
 
 
+class Value(NamedTuple):
+    """The value of an expression at a point."""
+
+    number: Number | None  # None if it has none, as 1/0
+    in_domain: bool  # False if it is the root or the logarithm of a negative number, where formulas part company
+
+
 class Unreadable(Exception):
     """An expression that the calculator cannot evaluate."""
 
 
 class OutOfBounds(Unreadable):
     """An expression that may have a value, but one beyond the bounds of this file."""
+
+
+class Lost(ArithmeticError):
+    """A sum whose smaller part would vanish in the digits of the larger one."""
 
 
 class WorkDone(Exception):
@@ -52,7 +66,7 @@ class Work:
 
     def __init__(self):
         self.left = MAX_WORK
-        self.known: dict[str, list[Number | None] | Unreadable] = {}
+        self.known: dict[str, list[Value] | Unreadable] = {}
         self.normalised: dict[str, str] = {}
         self.cut_short = False
 
@@ -65,6 +79,8 @@ class Work:
 # An argument of one digit without braces: \frac12, \frac{1}2, \sqrt2, \log_2.
 DIGIT_ARGUMENT = re.compile(r"(\\(?:frac|binom)\s*(?:\{[^{}]*\})?|\\sqrt|_)\s*(\d)")
 MIXED_NUMBER = re.compile(r"(?<![\w.^}])(\d+)\s*(\\frac\s*\{(\d+)\}\s*\{(\d+)\})")  # 1\frac{1}{2}
+MIXED_SLASH = re.compile(r"(?<![\w.^}])(\d+) (\d+)/(\d+)(?!\w)")  # 1 1/2
+SCIENTIFIC = re.compile(r"(?<![\w.])(\d+\.?\d*)[eE]([-+]?\d+)(?![\w.])")  # 4.5e33
 REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}")  # 0.1\overline{6}
 NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
 LETTERS = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|varphi|chi|psi|omega|Delta|Gamma|Omega"
@@ -80,15 +96,16 @@ CONSTANTS = {"e": +CONTEXT.e, r"\pi": +CONTEXT.pi, "i": CONTEXT.mpc(0, 1)}
 FUNCTIONS: dict[str, Callable] = {
     **{rf"\{name}": getattr(CONTEXT, name) for name in "sin cos tan sinh cosh tanh ln exp floor ceil".split()},
     **{rf"\arc{name}": getattr(CONTEXT, f"a{name}") for name in "sin cos tan".split()},
-    **{r"\log": CONTEXT.ln, r"\abs": abs},
+    **{r"\log": CONTEXT.ln, r"\lg": CONTEXT.log10, r"\abs": abs},
     r"\csc": lambda x: 1 / CONTEXT.sin(x),
     r"\sec": lambda x: 1 / CONTEXT.cos(x),
     r"\cot": lambda x: 1 / CONTEXT.tan(x),
 }
+TRIGONOMETRIC = {rf"\{name}" for name in "sin cos tan csc sec cot".split()}  # in which 30^\circ is no number of degrees
 
 
-def values(expression: str, work: Work) -> list[Number | None]:
-    """The values at all points, None where there is none; one value if there is no variable.
+def values(expression: str, work: Work) -> list[Value]:
+    """The values at all points; one value if there is no variable.
 
     Raises Unreadable, OutOfBounds, and WorkDone when `work` is used up.
     """
@@ -103,17 +120,20 @@ def values(expression: str, work: Work) -> list[Number | None]:
     return known
 
 
-def evaluate_at_points(expression: str, work: Work) -> list[Number | None]:
+def evaluate_at_points(expression: str, work: Work) -> list[Value]:
     tokens = tokenize(expression)
     work.spend(1 + len(expression) // 50)
     constant = not any(VARIABLE.fullmatch(token) and token not in CONSTANTS for token in tokens)
-    results: list[Number | None] = []
+    results: list[Value] = []
     for point in range(1 if constant else POINTS):
         calculator = Calculator(tokens, point, work)
         try:
-            results.append(calculator.evaluate(0))
-        except (ArithmeticError, ValueError):  # such as a division by zero
-            results.append(None)
+            value = calculator.evaluate(0)
+            results.append(Value(value, constant or "i" in tokens or not calculator.left_reals))
+        except (ArithmeticError, ValueError) as error:  # such as a division by zero
+            if constant and isinstance(error, Lost):
+                raise OutOfBounds from error
+            results.append(Value(None, True))
         else:
             if calculator.tokens:
                 raise Unreadable
@@ -130,11 +150,16 @@ def tokenize(expression: str) -> list[str]:
         s = re.sub(r"\|([^|]+)\|", r"\\abs{\1}", s)
     s = REPEATING.sub(lambda m: f"({m[1]}.{m[2]}0+{m[3]}/{'9' * len(m[3])}{'0' * len(m[2])})", s)
     s = MIXED_NUMBER.sub(lambda m: f"({m[1]}+{m[2]})" if int(m[3]) < int(m[4]) else m[0], s)
+    s = MIXED_SLASH.sub(lambda m: f"({m[1]}+{m[2]}/{m[3]})" if int(m[2]) < int(m[3]) else m[0], s)
+    s = SCIENTIFIC.sub(r"(\1*10^{\2})", s)
+    s = re.sub(r'"([$€£])"', "", re.sub(r'"(\w)"', r" \1 ", s))  # currency, and letters in \text{}
     if re.search(r"\d\s*\{|\d\s+[\d.]", s):  # "5{2}" and "5 2" look like 52 and would be read as 10
         raise Unreadable
     tokens = [re.sub(r"[{}]", "", token) if len(token) > 1 else token for token in TOKEN.findall(s)]
-    if any(WORD.fullmatch(token) for token in tokens):
+    if '"' in s or any(WORD.fullmatch(token) for token in tokens):
         raise Unreadable
+    if not any(token in TRIGONOMETRIC for token in tokens):
+        tokens = [token for token in tokens if token != r"\deg"]
     return tokens[::-1]
 
 
@@ -143,6 +168,7 @@ class Calculator:
 
     def __init__(self, tokens: list[str], point: int, work: Work):
         self.tokens, self.point, self.work = tokens.copy(), point, work
+        self.left_reals = False  # the root or logarithm of a negative number has been taken
 
     def evaluate(self, depth: int, binding: int = 0) -> Number:
         """Read one operand and every operator after it that binds tighter than `binding`."""
@@ -155,6 +181,10 @@ class Calculator:
         else:
             value = self.operand(depth)
         while tokens:
+            if tokens[-1] == r"\deg":
+                tokens.pop()
+                value = self.calculate("*", value, CONTEXT.pi / 180)
+                continue
             if tokens[-1] == "!":
                 tokens.pop()
                 if tokens and tokens[-1] == "!":
@@ -228,7 +258,11 @@ class Calculator:
             raise Unreadable
         if abs(argument) > MAX_ARGUMENT:
             raise OutOfBounds
-        value = FUNCTIONS[name](self.inexact(argument))
+        argument = self.inexact(argument)
+        value = FUNCTIONS[name](argument)
+        if name in TRIGONOMETRIC and abs(value) < abs(argument) * ROUNDING:  # the sine of pi
+            value = CONTEXT.mpf(0)
+        self.note_if_complex(value, argument)
         if base is not None:
             value = value / CONTEXT.ln(self.inexact(base))
         if not CONTEXT.isfinite(value):
@@ -240,7 +274,14 @@ class Calculator:
         if isinstance(a, Fraction) and isinstance(b, Fraction) and bits(a) + bits(b) <= MAX_BITS:
             self.work.spend(((bits(a) + bits(b)) // 4_000) ** 2)  # reducing a fraction takes quadratic time
             return OPERATIONS[sign](a, b)
-        return OPERATIONS[sign](self.inexact(a), self.inexact(b))
+        a, b = self.inexact(a), self.inexact(b)
+        value = OPERATIONS[sign](a, b)
+        if sign in "+-":
+            smaller, larger = sorted((abs(a), abs(b)))
+            if 0 < smaller < larger * VANISHING:
+                raise Lost
+            value = CONTEXT.mpf(0) if abs(value) < larger * ROUNDING else value
+        return value
 
     def power(self, base: Number, exponent: Number) -> Number:
         """base ** exponent, exact for an integer exponent; an odd root of a negative number is the real one."""
@@ -254,7 +295,12 @@ class Calculator:
         if base != 0 and abs(exponent * CONTEXT.ln(base)) > MAX_LOG:
             raise OutOfBounds
         self.work.spend(2)
-        return base**exponent
+        value = base**exponent
+        self.note_if_complex(value, base)
+        return value
+
+    def note_if_complex(self, value: Number, argument: Number) -> None:
+        self.left_reals |= isinstance(value, CONTEXT.mpc) and not isinstance(argument, CONTEXT.mpc)
 
     def inexact(self, value: Number) -> Number:
         self.work.spend(1 + (bits(value) // 500 if isinstance(value, Fraction) else 0))
@@ -278,10 +324,14 @@ def bits(value: Fraction) -> int:
 
 
 def coordinate(name: str, point: int) -> Fraction:
-    """The value of a variable at a point: 1 to 10 in size, at points 1 and 2 of either sign, so that |x| is not x."""
+    """The value of a variable at a point: 1 to 5 in size, positive at points 0 and 1.
+
+    At the others the signs of two letters differ somewhere unless they are fifteen apart: |x| is not x, nor |xy| xy.
+    """
     generator = random.Random(f"{point}/{name}")
-    size = Fraction(generator.randint(1009, 4999), generator.randint(503, 997))
-    return -size if point in (1, 2) and generator.random() < 0.6 else size
+    size = Fraction(generator.randint(1009, 2499), generator.randint(503, 997))
+    negative = 1 + sum(map(ord, name)) % 15  # a bit for each of the other points, not all of them zero
+    return -size if point > 1 and negative >> (point - 2) & 1 else size
 
 
 def close(a: Number, b: Number) -> bool:

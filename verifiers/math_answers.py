@@ -30,6 +30,16 @@ from verifiers.expressions import (
     inexact,
     values,
 )
+from verifiers.normalising import (
+    FULL_STOP,
+    inside_brackets,
+    list_items,
+    normalise,
+    spelling,
+    split_outside_brackets,
+    split_unit,
+)
+from verifiers.real_sets import RELATION, NoSet, is_plainly_a_set, real_set, same_sets
 
 MAX_RESPONSE = 20_000  # characters of a response that are read, counted from its end
 MAX_TAIL = 2_000  # characters in which an answer without a box is looked for, counted from the end
@@ -53,7 +63,6 @@ PHRASE = re.compile(r"(?i)answer\**(?:\s+is\b|\s*[:=])\**\s*:?|(?:\A|\n)A:")  # 
 # Where the answer after such a phrase ends: blank line, special token, "I hope it is correct", bold, full stop.
 PHRASE_END = re.compile(r"\n\s*\n|<\||\.?\s*I hope it is|\*\*|(?<=[\w)}\]$])\.(?:\s|\Z)")
 FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$([^$]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-FULL_STOP = re.compile(r"(?<!\.)\.\Z")  # and not the last of three dots
 NO_WORDS = re.compile(r"\s*[-+$]?[\d.,/ %^*()a-z\\{}€$]{1,60}\s*")  # a response that is an answer, such as "7,425"
 
 
@@ -152,156 +161,6 @@ def tidy(answer: str) -> str | None:
     return answer if re.search(r"[^\s{}$.,]", answer) else None
 
 
-# -------------------- normalising
-
-# One spelling for what has several: the first of each line stands for the others.
-SPELLINGS = r"""
-    \frac       \dfrac \tfrac \cfrac
-    \ge         \geq \geqslant ≥ >=
-    \le         \leq \leqslant ≤ <=
-    \ne         \neq ≠ !=
-    <           \lt
-    >           \gt
-    *           \cdot \times × ·
-    /           \div ÷
-    ^           **
-    -           − – —
-    |           \lvert \rvert \vert \mid
-    \{          \lbrace
-    \}          \rbrace
-    \floor{     \lfloor
-    \ceil{      \lceil
-    }           \rfloor \rceil
-    ...         \ldots \dots \cdots
-    \emptyset   \varnothing ∅
-    \sqrt       √
-    \approx     ≈
-    \pi         π
-    \infty      ∞
-    \pm         ±
-    \cup        ∪
-    \in         ∈
-    ^2          ²
-    ^3          ³
-    %           \%
-    \frac{1}{2}         ½
-    (-\infty,\infty)    \R ℝ
-"""
-SPELLING_OF = {other: line.split()[0] for line in SPELLINGS.strip().splitlines() for other in line.split()[1:]}
-LAYOUT = r"""
-    \left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \biggl \biggr \displaystyle \textstyle \large \Large
-    \quad \qquad \, \; \: \! \$ \degree $ ~ ° € £
-"""
-DROPPED = {*LAYOUT.split(), "\\ ", "\u200b", "\ufeff"}
-SYMBOL = re.compile(r"\\\\|\\[A-Za-z]+|\\[^A-Za-z]|[<>!]=|\*\*|[^\x00-\x7f]|[$~]")  # \\ is a row break, not a blank
-# A separator of thousands that cannot be a comma of a list, and an answer whose commas all separate thousands.
-THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!|\\[,! ])\s*(?=\d{3}(?!\d))")
-THOUSANDS_COMMAS = re.compile(r"(?:[A-Za-z] ?= ?)?[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?%?")
-WRAPPER = r"\\(?:text|textbf|textrm|textit|textnormal|mbox|mathrm|mathbf|operatorname|boldsymbol|boxed|fbox)\s*"
-WRAPPED = re.compile(WRAPPER + r"\{((?:[^{}]|\{[^{}]*\})*)\}")  # with at most one level of braces inside
-JOINING_WORD = re.compile(WRAPPER + r"\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\]),?\s*\b(?:and|or)\b")
-DEGREES = re.compile(r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\bdegrees?\b")
-PERCENT = re.compile(r"(?i)(?<=[\d}])\s*(?:%|percent(?:age)?|pct)\s*\Z")
-# A unit at the end: "5\text{ cm}^2", "5\text{ m}/\text{s}", "5 square feet". A word of four letters or more after a
-# number is taken for a unit, unless it changes the value.
-NO_UNIT = (
-    r"\s*(?:hundred|thousand|[mbtr]+illion|dozen|factorial|squared|cubed|hal[fv]|third|fourth|quarter|fifth|tenth)"
-)
-TEXT_UNIT = re.compile(
-    rf"(?<=[\w)}}|!])\s*\\(?:text|textrm|mathrm|mbox|textnormal)\s*\{{(?!{NO_UNIT})[^{{}}\d,]*\}}"
-    r"\s*(?:\^\s*\{?[23]\}?)?(?:/\\\w+\{[^{}]*\})?\s*\Z"
-)
-BARE_UNIT = re.compile(
-    rf"(?<=[\d)}}])(?: [mg]|\s*(?:(?:sq|cu|cubic|square)(?:\.\s*|\s))?(?!{NO_UNIT})"
-    r"(?:cm|mm|km|in|ft|mph|kg|lbs?|mi|hrs?|feet|foot|[a-z]{4,}))(?:\s*\^\s*\{?[23]\}?|\s+[a-z]{2,}|/\w+)*\Z"
-)
-BARE_COMMAND = re.compile(r"(?<![\\A-Za-z])(sqrt|pi|sin|cos|tan|ln|log)(?![A-Za-z])")  # without its backslash
-
-
-def normalise(answer: str) -> str:
-    """The answer in one spelling: without layout, currency, a unit at the end or outer braces."""
-    answer = re.sub(r"\\mathbb\s?\{?\s?R\s?\}?", r"\\R ", one_blank(answer))
-    s = one_blank(SYMBOL.sub(replacement, THOUSANDS.sub("", answer))).strip()
-    for _ in range(8):  # outer braces
-        s = s[1:-1].strip() if s.startswith("{") and closes_at_end(s) else s
-    s = TEXT_UNIT.sub("", one_blank(JOINING_WORD.sub(" , ", one_blank(DEGREES.sub(" ", s)))))
-    for _ in range(4):  # wrappers inside wrappers
-        s = WRAPPED.sub(r" \1 ", s)
-    s = PERCENT.sub("%", one_blank(s).strip())
-    if re.match(r"[-+]?[\d.\\(]", s):
-        s = BARE_UNIT.sub("", s)
-    s = FULL_STOP.sub("", s).removeprefix(r"\approx").strip()
-    if THOUSANDS_COMMAS.fullmatch(s):
-        s = s.replace(",", "")
-    s = re.sub(r"\A(-?\d+) (\d+)/(\d+)\Z", r"\1\\frac{\2}{\3}", s)  # "1 1/2"
-    return BARE_COMMAND.sub(r"\\\1 ", s).replace(r"+\infty", r"\infty")
-
-
-def one_blank(s: str) -> str:
-    """With one blank for several: a pattern that looks for blanks in two places would try every way to share them."""
-    return re.sub(r"\s+", " ", s)
-
-
-def replacement(symbol: re.Match) -> str:
-    """What stands for a symbol; a blank keeps a new command apart from a letter after it."""
-    if symbol[0] in DROPPED:
-        return " "
-    new = SPELLING_OF.get(symbol[0], symbol[0])
-    return new + " " if new != symbol[0] and new[-1].isalpha() else new
-
-
-def spelling(s: str) -> str:
-    """A normalised answer as it is compared letter by letter: no needless blanks, no braces around one character."""
-    s = re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", re.sub(r"(\\[A-Za-z]+) (?=\d)", r"\1", s))
-    return re.sub(r"\{(\w)\}(?!\w)", r"\1", s)
-
-
-# -------------------- splitting
-
-PIECE = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)  # a command, an escaped character or a character
-BRACKETS = {"(": 1, "[": 1, "{": 1, r"\{": 1, ")": -1, "]": -1, "}": -1, r"\}": -1}  # ( and ] may pair, as in (0, 1]
-PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
-
-
-def split_outside_brackets(s: str, *separators: str) -> list[str]:
-    parts, depth = [""], 0
-    for piece in PIECE.findall(s):
-        depth += BRACKETS.get(piece, 0)
-        if depth == 0 and piece in separators:
-            parts.append("")
-        else:
-            parts[-1] += piece
-    return [part.strip() for part in parts]
-
-
-def closes_at_end(s: str) -> bool:
-    """True if the last piece of s closes the bracket that opens s."""
-    depth, pieces = 0, PIECE.findall(s)
-    for position, piece in enumerate(pieces):
-        depth += BRACKETS.get(piece, 0)
-        if depth == 0:
-            return 0 < position == len(pieces) - 1
-    return False
-
-
-def list_items(s: str) -> list[str]:
-    r"""The items of "a, b; c"; one with \pm or \mp stands for its two values."""
-    items = []
-    for item in filter(None, split_outside_brackets(s, ",", ";")):
-        upper = PLUS_MINUS.sub(lambda sign: "+" if sign[1] == "pm" else "-", item)
-        lower = PLUS_MINUS.sub(lambda sign: "-" if sign[1] == "pm" else "+", item)
-        items += [upper] if upper == lower else [upper, lower]
-    return items
-
-
-def inside_brackets(s: str) -> tuple[str, list[str], str] | None:
-    r"""(opening bracket, items, closing bracket) of a tuple, an interval or a set \{...\}; None for anything else."""
-    width = 2 if s.startswith(r"\{") else 1
-    if s[:width] not in ("(", "[", r"\{") or not closes_at_end(s):
-        return None
-    return s[:width], list_items(s[width:-width]), s[-width:]
-
-
 # -------------------- comparison
 
 
@@ -365,7 +224,7 @@ def same(answer: str, gold: str, depth: int, work: Work) -> bool:
         return False
     if spelling(answer) == spelling(gold):
         return True
-    for rule in (compare_text, compare_percents, compare_matrices, compare_lists, compare_sets, compare_relations):
+    for rule in RULES:
         verdict = rule(answer, gold, depth + 1, work)
         if verdict is not None:
             return verdict
@@ -375,17 +234,38 @@ def same(answer: str, gold: str, depth: int, work: Work) -> bool:
 # Each of these rules gives True or False, or None if it does not apply.
 
 
+SHORT_WORDS = {
+    *"no on not non nor yes odd one two six ten red tie win won old new top all any low up in it is of".split()
+}
+
+
 def compare_text(answer: str, gold: str, depth: int, work: Work) -> bool | None:
     """Choices such as (B), in which case is ignored from A to E; words, in which it always is; numerals in a base."""
+    answer, gold = answer.replace('"', ""), gold.replace('"', "")
     a, b = (re.fullmatch(r"\(?\s*([A-Za-z])\s*\)?", s) for s in (answer, gold))
     if a and b:
         return a[1] == b[1] or (b[1] in "ABCDE" and a[1].upper() == b[1])
-    if re.fullmatch(r"[A-Za-z][A-Za-z' .-]{2,}", gold) and answer.lower() == gold.lower():
+    if re.fullmatch(r"[A-Za-z][A-Za-z' .-]+", gold) and answer.lower() == gold.lower():
         return True
-    if re.fullmatch(r"[A-Z]{3,}", gold):
-        return answer == gold  # SAS is not SSA, although the products of their letters agree
-    base = re.fullmatch(r"(\d\w*?)_\w+", spelling(gold).replace("_{", "_").rstrip("}"))
-    return spelling(answer).replace("_{", "_").rstrip("}") in (base[0], base[1]) if base else None
+    if re.fullmatch(r"[A-Z]{3,}", gold) or {answer.lower(), gold.lower()} & SHORT_WORDS:
+        return answer == gold  # SAS is not SSA and "on" not "no", although the products of their letters agree
+    base = re.fullmatch(r"\(?(\d\w*?)\)?_(\w+)", spelling(gold).replace("_{", "_").rstrip("}"))
+    if base:
+        numeral = re.fullmatch(r"\(?(\w+?)\)?(?:_(\w+))?", spelling(answer).replace("_{", "_").rstrip("}"))
+        return bool(numeral) and numeral[1] == base[1] and numeral[2] in (None, base[2])
+    return None
+
+
+def compare_units(answer: str, gold: str, depth: int, work: Work) -> bool | None:
+    """A unit may be left out, not be another one; one in more words, miles for nautical miles, is the same."""
+    (a, unit_a), (b, unit_b) = split_unit(answer), split_unit(gold)
+    if not unit_a and not unit_b:
+        return None
+    if unit_a and unit_b and not (unit_a <= unit_b or unit_b <= unit_a):
+        return False
+    if (unit_a and b.endswith("%")) or (unit_b and a.endswith("%")):
+        return False
+    return same(a, b, depth, work)
 
 
 def compare_percents(answer: str, gold: str, depth: int, work: Work) -> bool | None:
@@ -416,6 +296,28 @@ def compare_matrices(answer: str, gold: str, depth: int, work: Work) -> bool | N
     return same_in_order(sum(a, []), sum(b, []), depth, work)
 
 
+def compare_ratios(answer: str, gold: str, depth: int, work: Work) -> bool | None:
+    """4:6 is 2:3, but no time of day is another."""
+    a, b = (split_outside_brackets(s, ":") for s in (answer, gold))
+    if len(a) == 1 and len(b) == 1:
+        return None
+    if len(a) != len(b) or all(re.fullmatch(r"\d{1,2}(:[0-5]\d)+", s) for s in (answer, gold)):
+        return False
+    if "0" in (*a, *b):
+        return same_in_order(a, b, depth, work)
+    return all(same_value(f"({x})*({b[0]})", f"({y})*({a[0]})", work) for x, y in zip(a[1:], b[1:]))
+
+
+def compare_real_sets(answer: str, gold: str, depth: int, work: Work) -> bool | None:
+    """Intervals, inequalities and what is made of them, if one of the two is plainly a set and both can be read."""
+    if not (is_plainly_a_set(answer) or is_plainly_a_set(gold)):
+        return None
+    try:
+        return same_sets(real_set(answer, work), real_set(gold, work))
+    except NoSet:
+        return None
+
+
 def compare_lists(answer: str, gold: str, depth: int, work: Work) -> bool | None:
     """Items in any order, each as often on both sides; a tuple or set may lack its brackets on one side."""
     a, b = list_items(answer), list_items(gold)
@@ -425,20 +327,33 @@ def compare_lists(answer: str, gold: str, depth: int, work: Work) -> bool | None
         return False
     ordered = False
     if len(a) == 1 and (brackets := inside_brackets(answer)):
-        a, ordered = brackets[1], brackets[0] != r"\{"
+        a, ordered, bare = brackets[1], brackets[0] != r"\{", gold
     elif len(b) == 1 and (brackets := inside_brackets(gold)):
-        b, ordered = brackets[1], brackets[0] != r"\{"
+        b, ordered, bare = brackets[1], brackets[0] != r"\{", answer
+    else:
+        brackets = None
+    if brackets and ordered:
+        square = "[" in brackets[0] or "]" in brackets[2]
+        if (square and len(brackets[1]) == 2) or r"\infty" in bare:  # an interval, which is no list
+            return False
+        if len(split_outside_brackets(bare, ";")) > 1:  # "1 or 2" is no point
+            return False
 
     labels_a, labels_b = ([split_label(item)[0] for item in items] for items in (a, b))
     values_a, values_b = ([split_label(item)[1] for item in items] for items in (a, b))
+    letters_a, letters_b = ([(label or "").split("_")[0] for label in labels] for labels in (labels_a, labels_b))
+    if None not in (*labels_a, *labels_b) and sorted(letters_a) != sorted(letters_b):  # x=1, x=2 is not x=1, y=2
+        return False
+    if brackets and ordered and len(set(letters_a)) + len(set(letters_b)) == 2 and any((*labels_a, *labels_b)):
+        return False  # x=1, x=2 is not (1, 2)
     named = None not in labels_b and len(set(labels_b)) == len(labels_b) > 1  # x=1, y=2
-    if named and None not in labels_a:
+    if named and sorted(label or "" for label in labels_a) == sorted(labels_b):
         by_label = dict(zip(labels_a, values_a))
-        return sorted(labels_a) == sorted(labels_b) and all(
-            same(by_label[label], value, depth, work) for label, value in zip(labels_b, values_b)
-        )
+        return all(same(by_label[label], value, depth, work) for label, value in zip(labels_b, values_b))
+    if named and None not in labels_a and len(set(letters_b)) == len(letters_b):
+        return False
     # Labels may be left out: "x=1, x=2" and "x=1, 2" are 1, 2. Then the order of x=1, y=2 counts, not that of x_1, x_2.
-    ordered = ordered or (named and len({label.split("_")[0] for label in labels_b}) == len(labels_b))
+    ordered = ordered or (named and len(set(letters_b)) == len(labels_b))
     a = values_a if None not in labels_a or not any(labels_a[1:]) else a
     b = values_b if None not in labels_b or not any(labels_b[1:]) else b
     return same_in_order(a, b, depth, work) if ordered else same_in_any_order(a, b, depth, work)
@@ -490,11 +405,10 @@ def compare_sets(answer: str, gold: str, depth: int, work: Work) -> bool | None:
     return same_in_order(a[1], b[1], depth, work)
 
 
-RELATION = re.compile(r"\\(?:ge|le|ne)(?![A-Za-z])|[<>=]")
 MIRRORED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
 # What "x = 5" names: a letter or word with index, inverse or arguments, several words, a tuple of letters, a length.
 LABEL = re.compile(
-    r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\^\{?-1\}?)?(?:\([\w, ]*\))?|[A-Za-z]+(?: [A-Za-z]+)+|"
+    r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:(?:\^\{?-1\}?)?\([\w, ]*\))?|(?!.*\b(?:not?|never|isn't)\b)[A-Za-z]+(?: +[A-Za-z]+)+|"
     r"\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|\|[A-Z]{2}\|"
 )
 
@@ -503,7 +417,7 @@ def split_label(s: str) -> tuple[str | None, str]:
     """("x", "5") for "x = 5" and for "5 = x", ("x", "4") for "x = 2+2 = 4"; (None, s) if s names nothing."""
     sides = [side.strip() for side in s.split("=")]
     if len(sides) > 1 and len(RELATION.findall(s)) == len(sides) - 1:
-        if LABEL.fullmatch(sides[0]):
+        if LABEL.fullmatch(sides[0].replace('"', "").strip()):
             return spelling(sides[0]), sides[-1]
         if len(sides) == 2 and re.fullmatch(r"\\?[A-Za-z]", sides[1]):
             return sides[1], sides[0]
@@ -545,13 +459,19 @@ def as_interval(s: str) -> str | None:
     return f"{'(' if signs[0] == '<' else '['}{sides[0]},{sides[2]}{')' if signs[1] == '<' else ']'}"
 
 
+RULES = (
+    *(compare_text, compare_units, compare_percents, compare_ratios, compare_matrices),
+    *(compare_real_sets, compare_lists, compare_sets, compare_relations),
+)
+
+
 def proportional(answer: str, gold: str, sign_a: str, sign_b: str, work: Work) -> bool:
     """True if left - right of one is a constant multiple of that of the other, by a factor that fits the two signs."""
     if sign_b not in (sign_a, MIRRORED[sign_a]):
         return False
     a, b = ("({})-({})".format(*RELATION.split(s)) for s in (answer, gold))
     pairs = value_pairs(a, b, work)
-    if len(pairs) < POINTS - 1 or any(x == 0 or y == 0 for x, y in pairs):
+    if len(pairs) < 2 or any(x == 0 or y == 0 for x, y in pairs):
         return False
     factors = [inexact(x) / inexact(y) for x, y in pairs]
     if not all(close(factor, factors[0]) for factor in factors):
@@ -566,7 +486,10 @@ def same_value(answer: str, gold: str, work: Work) -> bool:
 
 
 def value_pairs(a: str, b: str, work: Work) -> list[tuple[Number, Number]]:
-    """The values of two expressions where both have one; empty if that leaves out more than one point."""
+    r"""The values of two expressions where both have one; empty if that leaves out more than one point.
+
+    Where two points or more are in the domain of both, only these count: \sqrt{xy} is \sqrt x \sqrt y where x, y > 0.
+    """
     try:
         values_a, values_b = values(a, work), values(b, work)
     except Unreadable as error:
@@ -574,5 +497,8 @@ def value_pairs(a: str, b: str, work: Work) -> list[tuple[Number, Number]]:
         return []
     if len(values_a) != len(values_b):  # a constant has its one value at every point
         values_a, values_b = ((v * POINTS)[:POINTS] for v in (values_a, values_b))
-    pairs = [(x, y) for x, y in zip(values_a, values_b) if x is not None and y is not None]
-    return pairs if len(pairs) >= min(len(values_a), POINTS - 1) else []
+    pairs = [(x, y) for x, y in zip(values_a, values_b) if x.number is not None and y.number is not None]
+    if len(pairs) < min(len(values_a), POINTS - 1):
+        return []
+    inside = [(x, y) for x, y in pairs if x.in_domain and y.in_domain]
+    return [(x.number, y.number) for x, y in (inside if len(inside) >= 2 else pairs)]
