@@ -284,8 +284,9 @@ def test_several_guesses_never_pay(response, gold):
 # -------------------- labelled cases and data sets
 
 
-def test_labelled_cases():
-    cases = [case for case in rows("cases/grader_cases.jsonl") if not case["ambiguous"]]
+@pytest.mark.parametrize("path", ["cases/grader_cases.jsonl", "cases/grader_cases_reports.jsonl"])
+def test_labelled_cases(path):
+    cases = [case for case in rows(path) if not case["ambiguous"]]
     accepted = [case for case in cases if verify_math(case["prediction"], case["gold"])]
     assert [case["id"] for case in accepted if not case["expected"]] == []
     missed = sum(case["expected"] for case in cases) - len(accepted)

@@ -25,7 +25,7 @@ MAX_LOG = 10**7  # |log| of a power
 MAX_FACTORIAL = 3_000  # argument of a factorial, entries of a binomial coefficient
 MAX_ARGUMENT = 10**12  # magnitude of the argument of any other function
 
-POINTS = 6  # points at which expressions with variables are compared
+POINTS = 5  # points at which expressions with variables are compared
 DIGITS = 60  # decimal digits of a floating-point evaluation
 TOLERANCE = mpmath.mpf(10) ** -50  # relative; for the rounding errors of that evaluation, not for approximate answers
 ROUNDING = mpmath.mpf(10) ** -57  # relative; what is left of a sum that should be zero
@@ -152,7 +152,8 @@ def tokenize(expression: str) -> list[str]:
     s = MIXED_NUMBER.sub(lambda m: f"({m[1]}+{m[2]})" if int(m[3]) < int(m[4]) else m[0], s)
     s = MIXED_SLASH.sub(lambda m: f"({m[1]}+{m[2]}/{m[3]})" if int(m[2]) < int(m[3]) else m[0], s)
     s = SCIENTIFIC.sub(r"(\1*10^{\2})", s)
-    s = re.sub(r'"([$€£])"', "", re.sub(r'"(\w)"', r" \1 ", s))  # currency, and letters in \text{}
+    if '"' in s:
+        s = re.sub(r'"([$€£])"', "", re.sub(r'"(\w)"', r" \1 ", s))  # currency, and letters in \text{}
     if re.search(r"\d\s*\{|\d\s+[\d.]", s):  # "5{2}" and "5 2" look like 52 and would be read as 10
         raise Unreadable
     tokens = [re.sub(r"[{}]", "", token) if len(token) > 1 else token for token in TOKEN.findall(s)]
@@ -324,14 +325,14 @@ def bits(value: Fraction) -> int:
 
 
 def coordinate(name: str, point: int) -> Fraction:
-    """The value of a variable at a point: 1 to 5 in size, positive at points 0 and 1.
+    """The value of a variable at a point: 1 to 5 in size, positive at point 0.
 
     At the others the signs of two letters differ somewhere unless they are fifteen apart: |x| is not x, nor |xy| xy.
     """
     generator = random.Random(f"{point}/{name}")
     size = Fraction(generator.randint(1009, 2499), generator.randint(503, 997))
     negative = 1 + sum(map(ord, name)) % 15  # a bit for each of the other points, not all of them zero
-    return -size if point > 1 and negative >> (point - 2) & 1 else size
+    return -size if point > 0 and negative >> (point - 1) & 1 else size
 
 
 def close(a: Number, b: Number) -> bool:

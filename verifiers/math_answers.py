@@ -1,10 +1,13 @@
 r"""Mathematical answers: find the answer in a response and compare it with the gold answer.
 
 Two answers are equivalent if one of these says so, tried in this order:
-1. the strings agree after normalising: layout, aliases, currency and a unit at the end go, braces stay, because
-   \frac{11}{2} is not \frac{1}{12};
-2. they have the same structure (list, set, tuple, interval, matrix, equation, inequality) and equivalent parts;
-3. they are expressions with the same value (expressions.py), exactly or to 30 digits; with variables, at fixed points.
+1. the strings agree after normalising (normalising.py): layout and aliases go, braces stay, because \frac{11}{2} is not
+   \frac{1}{12};
+2. they agree without a unit or a percent sign, which may be left out, but not be another one; a word that is no unit
+   stays, because 5 sixths is not 5;
+3. they have the same structure (set of real numbers (real_sets.py), list, set, tuple, interval, matrix, ratio, equation,
+   inequality) and equivalent parts;
+4. they are expressions with the same value (expressions.py), exactly or to 50 digits; with variables, at fixed points.
    Decimals get no tolerance: 0.333 is not 1/3, and 42 is neither 0.42 nor 4200.
 
 A policy in training finds every weakness of its reward, so a response gains nothing by
@@ -20,6 +23,7 @@ import warnings
 
 from verifiers.expressions import (
     CONTEXT,
+    MAX_EXPRESSION,
     POINTS,
     Number,
     OutOfBounds,
@@ -39,7 +43,7 @@ from verifiers.normalising import (
     split_outside_brackets,
     split_unit,
 )
-from verifiers.real_sets import RELATION, NoSet, is_plainly_a_set, real_set, same_sets
+from verifiers.real_sets import MEMBERSHIP, RELATION, NoSet, is_plainly_a_set, real_set, same_sets
 
 MAX_RESPONSE = 20_000  # characters of a response that are read, counted from its end
 MAX_TAIL = 2_000  # characters in which an answer without a box is looked for, counted from the end
@@ -59,9 +63,18 @@ BOX_WITHOUT_BRACES = re.compile(r"\\boxed\s+([-+.\d\\][^\s$,;]*)")  # "\boxed 12
 JOIN = re.compile(
     r"(?:[\s$.,;]|\\[\](),;!: ]|\\q?quad|\\text\s*\{[^{}]{0,20}\}|\band\b|\bor\b|\b[A-Za-z](?:_\w|_\{\w+\})?\s*=)*"
 )
-PHRASE = re.compile(r"(?i)answer\**(?:\s+is\b|\s*[:=])\**\s*:?|(?:\A|\n)A:")  # "answer is", "**Answer:**", GSM8K's "A:"
-# Where the answer after such a phrase ends: blank line, special token, "I hope it is correct", bold, full stop.
-PHRASE_END = re.compile(r"\n\s*\n|<\||\.?\s*I hope it is|\*\*|(?<=[\w)}\]$])\.(?:\s|\Z)")
+# "answer is", "**Answer:**", GSM8K's "A:", a heading "### Final Answer"
+PHRASE = re.compile(
+    r"(?i)answer\**(?: to (?:the|this|your) \w+)?(?:\s+(?:is|equals|would be)\b|\s*[:=])\**\s*:?|(?:\A|\n)A:|"
+    r"(?:\A|\n)[ \t]{0,3}[#*]{1,6} ?(?:the )?(?:final )?answer[#*:]{0,6}[ \t]*\n"
+)
+# Where the answer after such a phrase ends: the line, a special token, "I hope it is correct", markup, a full stop, or
+# what explains it.
+PHRASE_END = re.compile(
+    r"\n|<\||\.?\s*I hope it is|\*\*|`|(?<=[\w)}\]$])\.(?:\s|\Z)|"
+    r"(?<=[\w)}\]$%]),?\s(?:which|because|since|so|where|thus|hence|therefore|in total|in all|altogether)\b"
+)
+DISPLAY = re.compile(r"\\\[.{1,400}?\\\]|\$\$.{1,400}?\$\$", re.DOTALL)  # a formula on lines of its own
 FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$([^$]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 NO_WORDS = re.compile(r"\s*[-+$]?[\d.,/ %^*()a-z\\{}€$]{1,60}\s*")  # a response that is an answer, such as "7,425"
 
@@ -130,7 +143,9 @@ def last_boxes(text: str, boxes: list[re.Match], work: Work) -> str | None:
 
 def answer_in_sentence(text: str) -> str | None:
     """The answer at the start of what follows "the answer is"."""
-    text = PHRASE_END.split(text.strip())[0]
+    text = text.lstrip(" \t\n*_`:#")
+    text = display[0] if (display := DISPLAY.match(text)) else PHRASE_END.split(text)[0]
+    text = re.sub(r"\A(?:option|choice)\s", "", text)
     if re.match(r"[A-Z][a-z]*\s", text):  # a sentence of its own: "The largest $n$ is 34"
         text = re.split(r"\b(?:is|are|equals):?\s", text)[-1]
     formulas = list(FORMULA.finditer(text))
@@ -298,9 +313,9 @@ def compare_matrices(answer: str, gold: str, depth: int, work: Work) -> bool | N
 
 def compare_ratios(answer: str, gold: str, depth: int, work: Work) -> bool | None:
     """4:6 is 2:3, but no time of day is another."""
-    a, b = (split_outside_brackets(s, ":") for s in (answer, gold))
-    if len(a) == 1 and len(b) == 1:
+    if ":" not in answer or ":" not in gold:
         return None
+    a, b = (split_outside_brackets(s, ":") for s in (answer, gold))
     if len(a) != len(b) or all(re.fullmatch(r"\d{1,2}(:[0-5]\d)+", s) for s in (answer, gold)):
         return False
     if "0" in (*a, *b):
@@ -310,7 +325,7 @@ def compare_ratios(answer: str, gold: str, depth: int, work: Work) -> bool | Non
 
 def compare_real_sets(answer: str, gold: str, depth: int, work: Work) -> bool | None:
     """Intervals, inequalities and what is made of them, if one of the two is plainly a set and both can be read."""
-    if not (is_plainly_a_set(answer) or is_plainly_a_set(gold)):
+    if max(len(answer), len(gold)) > MAX_EXPRESSION or not (is_plainly_a_set(answer) or is_plainly_a_set(gold)):
         return None
     try:
         return same_sets(real_set(answer, work), real_set(gold, work))
@@ -384,15 +399,17 @@ def same_in_any_order(a: list[str], b: list[str], depth: int, work: Work, as_set
     return True
 
 
-MEMBERSHIP = re.compile(r"[^=<>]*?\\in(?![A-Za-z])\s*(.+)", re.DOTALL)  # x \in S
+def compare_memberships(answer: str, gold: str, depth: int, work: Work) -> bool | None:
+    r"""x \in S, where x may be left out or S be written as an inequality."""
+    memberships = [MEMBERSHIP.fullmatch(s) for s in (answer, gold)]
+    if not any(memberships):
+        return None
+    sets = [m[2] if m else as_interval(s) or s for m, s in zip(memberships, (answer, gold))]
+    return same(*sets, depth, work)
 
 
 def compare_sets(answer: str, gold: str, depth: int, work: Work) -> bool | None:
-    r"""x \in S, where x may be left out or S be written as an inequality; unions; tuples, intervals and sets."""
-    memberships = [MEMBERSHIP.fullmatch(s) for s in (answer, gold)]
-    if any(memberships):
-        sets = [m[1] if m else as_interval(s) or s for m, s in zip(memberships, (answer, gold))]
-        return same(*sets, depth, work)
+    r"""Unions; tuples, intervals and sets."""
     if r"\cup" in answer or r"\cup" in gold:
         return same_in_any_order(*(split_outside_brackets(s, r"\cup") for s in (answer, gold)), depth, work)
     a, b = inside_brackets(answer), inside_brackets(gold)
@@ -408,7 +425,8 @@ def compare_sets(answer: str, gold: str, depth: int, work: Work) -> bool | None:
 MIRRORED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
 # What "x = 5" names: a letter or word with index, inverse or arguments, several words, a tuple of letters, a length.
 LABEL = re.compile(
-    r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:(?:\^\{?-1\}?)?\([\w, ]*\))?|(?!.*\b(?:not?|never|isn't)\b)[A-Za-z]+(?: +[A-Za-z]+)+|"
+    r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:(?:\^\{?-1\}?)?\([\w, ]*\))?|"
+    r"(?!.*\b(?:not?|never|isn't)\b)[A-Za-z]+(?: +[A-Za-z]+)+|"
     r"\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|\|[A-Z]{2}\|"
 )
 
@@ -417,7 +435,7 @@ def split_label(s: str) -> tuple[str | None, str]:
     """("x", "5") for "x = 5" and for "5 = x", ("x", "4") for "x = 2+2 = 4"; (None, s) if s names nothing."""
     sides = [side.strip() for side in s.split("=")]
     if len(sides) > 1 and len(RELATION.findall(s)) == len(sides) - 1:
-        if LABEL.fullmatch(sides[0].replace('"', "").strip()):
+        if LABEL.fullmatch(sides[0].replace('"', "").replace(" (", "(").strip()):
             return spelling(sides[0]), sides[-1]
         if len(sides) == 2 and re.fullmatch(r"\\?[A-Za-z]", sides[1]):
             return sides[1], sides[0]
@@ -461,7 +479,7 @@ def as_interval(s: str) -> str | None:
 
 RULES = (
     *(compare_text, compare_units, compare_percents, compare_ratios, compare_matrices),
-    *(compare_real_sets, compare_lists, compare_sets, compare_relations),
+    *(compare_real_sets, compare_memberships, compare_lists, compare_sets, compare_relations),
 )
 
 
@@ -470,7 +488,7 @@ def proportional(answer: str, gold: str, sign_a: str, sign_b: str, work: Work) -
     if sign_b not in (sign_a, MIRRORED[sign_a]):
         return False
     a, b = ("({})-({})".format(*RELATION.split(s)) for s in (answer, gold))
-    pairs = value_pairs(a, b, work)
+    pairs = value_pairs(a, b, work, least=2)
     if len(pairs) < 2 or any(x == 0 or y == 0 for x, y in pairs):
         return False
     factors = [inexact(x) / inexact(y) for x, y in pairs]
@@ -485,10 +503,10 @@ def same_value(answer: str, gold: str, work: Work) -> bool:
     return bool(pairs) and all(close(x, y) for x, y in pairs)
 
 
-def value_pairs(a: str, b: str, work: Work) -> list[tuple[Number, Number]]:
+def value_pairs(a: str, b: str, work: Work, least: int = 1) -> list[tuple[Number, Number]]:
     r"""The values of two expressions where both have one; empty if that leaves out more than one point.
 
-    Where two points or more are in the domain of both, only these count: \sqrt{xy} is \sqrt x \sqrt y where x, y > 0.
+    If `least` points are in the domain of both, only such points count: \sqrt{xy} is \sqrt x \sqrt y where x, y > 0.
     """
     try:
         values_a, values_b = values(a, work), values(b, work)
@@ -501,4 +519,4 @@ def value_pairs(a: str, b: str, work: Work) -> list[tuple[Number, Number]]:
     if len(pairs) < min(len(values_a), POINTS - 1):
         return []
     inside = [(x, y) for x, y in pairs if x.in_domain and y.in_domain]
-    return [(x.number, y.number) for x, y in (inside if len(inside) >= 2 else pairs)]
+    return [(x.number, y.number) for x, y in (inside if len(inside) >= least else pairs)]

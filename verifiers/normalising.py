@@ -81,6 +81,8 @@ LARGE = re.compile(rf'(?<=\d)\s*"?\s*({"|".join(POWER_OF_TEN)})\b"?')
 FUNCTION_WORDS = "sqrt pi sin cos tan sec csc cot sinh cosh tanh arcsin arccos arctan ln lg log exp abs floor ceil"
 COMMAND_OF = {name: rf"\{name} " for name in FUNCTION_WORDS.split()} | {"infinity": r"\infty ", "infty": r"\infty "}
 COMMAND_OF |= {"asin": r"\arcsin ", "acos": r"\arccos ", "atan": r"\arctan "}
+REAL_NUMBERS = re.compile(r'"?\b[Aa]ll"? "?real"? "?numbers"?')
+RATE = re.compile(r"(?<=\d)(?: ?(km|mi|cm|ft)| (m))/(h|s)(?![A-Za-z])")  # bare letters that are no variables
 BARE_COMMAND = re.compile(rf'(?<![\\A-Za-z"])({"|".join(sorted(COMMAND_OF, reverse=True))})(?![A-Za-z"])')
 FULL_STOP = re.compile(r"(?<!\.)\.\Z")  # and not the last of three dots
 
@@ -95,6 +97,8 @@ def normalise(answer: str) -> str:
     s = one_blank(JOINING_WORD.sub(joined, one_blank(DEGREES.sub(r" \\deg ", s))))
     for _ in range(4):  # wrappers inside wrappers
         s = WRAPPED.sub(unwrapped, s)
+    s = REAL_NUMBERS.sub(r"(-\\infty,\\infty)", one_blank(s))
+    s = RATE.sub(lambda m: f' "{m[1] or m[2]}"/"{m[3]}"', s)
     s = PERCENT.sub("%", one_blank(s).strip())
     s = FULL_STOP.sub("", s).removeprefix(r"\approx").strip()
     s = LARGE.sub(lambda m: f"*10^{{{POWER_OF_TEN[m[1]]}}}", s)
@@ -163,7 +167,7 @@ NO_UNIT = re.compile(
     r".*(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|teen|tie|hundred|thousand|illion)ths?|hal(?:f|ves)|thirds?|"
     r"quarters?|hundreds?|thousands?|.*illions?|.*illiards?|dozens?|lakhs?|crores?|scores?|gross|tens|zeros?|zeroes|"
     r"one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|.*teen|.*ty|pi|root|roots|over|times|time|point|"
-    r"point.*|plus|minus|negative.*|inverse.*|reciprocal.*|square|squared|cubed|cube|power.*|raised|divided|divides|"
+    r"plus|minus|negative.*|inverse.*|reciprocal.*|square|squared|cubed|cube|power.*|raised|divided|divides|"
     r"multipl.*|mod.*|choose|factorials?|log|base|percent.*|double|triple|twice|per|less|more|most|least|fewer|than|"
     r"greater|below|above|under|about|approximately|almost|nearly|between|except|excluding|without|unless|if|not|no|"
     r"non|never|none|neither|nor|wrong|false|incorrect|is|isn.*|are|aren.*|was|has|does|doesn.*|this|thus|its|his|yes|"
@@ -175,7 +179,7 @@ PART = re.compile(r'"[^"]*"|\\?[A-Za-z][A-Za-z.]*|\d+|\S')  # of what may be a u
 MONEY = re.compile(r'([-+]? ?)"([$€£])" ?(.+)', re.DOTALL)
 HAS_VALUE = re.compile(r"[\d\\]|(?<![A-Za-z\"])[A-Za-z](?![A-Za-z\"])")
 TRIGONOMETRY = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
-MAX_UNIT = 10  # parts of a unit
+MAX_UNIT = 10  # parts of a unit, in the last 100 characters
 
 
 def split_unit(s: str) -> tuple[str, frozenset[str]]:
@@ -189,16 +193,15 @@ def split_unit(s: str) -> tuple[str, frozenset[str]]:
     if not re.search(r"[A-Za-z.\"}23]\Z", s):
         return s, unit
     starts = []  # where a unit at the end may begin
-    for part in list(PART.finditer(s))[: -MAX_UNIT - 1 : -1]:
-        if part[0] == r"\deg" and TRIGONOMETRY.search(s):
+    for part in reversed(list(PART.finditer(s, max(0, len(s) - 100)))[-MAX_UNIT:]):
+        text, before = part[0], s[: part.start()][-2:]
+        if text == r"\deg" and TRIGONOMETRY.search(s):
             break
-        if part[0][0] == '"' or part[0] == r"\deg" or re.fullmatch(r"[A-Za-z.]{2,}|(?<=\d )[mgL]", part[0]):
+        if text[0] == '"' or re.fullmatch(r"[A-Za-z.]{2,}|\\deg", text) or re.fullmatch(r"[mgL]\d ", text + before):
             starts.append(part.start())
-        elif part[0] == "/" and starts:
+        elif text == "/" and starts and not s[part.end() : starts[-1]].strip():
             starts[-1] = part.start()
-        elif part[0] not in ("^", "{", "}", "2", "3", "."):
-            if re.fullmatch("[mgL]", part[0]) and re.search(r"\d \Z", s[: part.start()][-2:]):
-                starts.append(part.start())
+        elif text not in ("^", "{", "}", "2", "3", ".", "/"):
             break
     for start in reversed(starts):
         found = unit_of(s[start:]) if HAS_VALUE.search(s, 0, start) else None
@@ -245,6 +248,8 @@ PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 
 
 def split_outside_brackets(s: str, *separators: str) -> list[str]:
+    if not any(separator in s for separator in separators):
+        return [s.strip()]
     parts, depth = [""], 0
     for piece in PIECE.findall(s):
         depth += BRACKETS.get(piece, 0)
@@ -257,6 +262,8 @@ def split_outside_brackets(s: str, *separators: str) -> list[str]:
 
 def closes_at_end(s: str) -> bool:
     """True if the last piece of s closes the bracket that opens s."""
+    if not s.endswith((")", "]", "}")):
+        return False
     depth, pieces = 0, PIECE.findall(s)
     for position, piece in enumerate(pieces):
         depth += BRACKETS.get(piece, 0)

@@ -60,18 +60,15 @@ def real_set(s: str, work: Work, depth: int = 0) -> RealSet:
     if depth > 4:
         raise NoSet
     s = s.strip()
+    if builder := BUILDER.fullmatch(s):
+        condition, head = real_set(builder[2], work, depth + 1), MEMBERSHIP.fullmatch(builder[1])
+        if condition.letters != {letter_of(head[1] if head else builder[1])}:
+            raise NoSet
+        parts = both(condition.parts, real_set(head[2], work, depth + 1).parts) if head else condition.parts
+        return RealSet(frozenset(), parts)
     if membership := MEMBERSHIP.fullmatch(s):
         letter = letter_of(membership[1])
         return RealSet(frozenset({letter}), real_set(membership[2], work, depth + 1).parts)
-    if builder := BUILDER.fullmatch(s):
-        condition = real_set(builder[2], work, depth + 1)
-        head = builder[1].split(r"\in")
-        if condition.letters != {letter_of(head[0])}:
-            raise NoSet
-        return RealSet(
-            frozenset(),
-            both(condition.parts, real_set(head[1], work, depth + 1).parts) if head[1:] else condition.parts,
-        )
     for separator in (";", ",", r"\cup", r"\cap"):
         pieces = split_outside_brackets(s, separator)
         if 1 < len(pieces) <= MAX_PARTS:
