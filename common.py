@@ -89,8 +89,21 @@ def verify_turns(turns: list[list[str]], problems: list[Problem], args) -> tuple
 
 
 def sandbox_for(problems: list[Problem], unsafe: bool) -> str:
-    """Starts the sandbox if there are code problems, and says what it is. Raises SandboxError if none works here."""
-    return f"; programs run under {start_sandbox(unsafe)}" if any(problem.tests for problem in problems) else ""
+    """Starts the sandbox if there are code problems, and says what it is.
+
+    Raises SandboxError if none works here, InputError for reference solutions that do not pass their own tests.
+    """
+    problems = [problem for problem in problems if problem.tests]
+    if not problems:
+        return ""
+    name = start_sandbox(unsafe)
+    given = {p.id: p for p in problems if p.solution and not p.id.startswith(("functions/train/", "functions/test/"))}
+    verdicts = judge_all([f"~~~~~~\n{p.solution}\n~~~~~~" for p in given.values()], [*given.values()])
+    failing = [where for where, verdict in zip(given, verdicts, strict=True) if not verdict]
+    if failing:
+        rows = ", ".join(failing[:5]) + ", ..." * (len(failing) > 5)
+        raise InputError(f"the reference solution fails its own tests in {rows}: correct these rows or remove them")
+    return f"; programs run under {name}"
 
 
 def load_problems_for(args) -> tuple[list[Problem], list[Problem]]:

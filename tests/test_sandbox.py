@@ -437,8 +437,68 @@ def test_answers_that_cannot_be_compared_equal_nothing(box):
     assert run_tests(program, tests, sandbox=box) == [False] * 5
 
 
-# Open: results that are no plain data, such as Decimal, a deque, a range.
-OPEN = ("g02_", "g09_")
+RICH = """
+import collections, datetime, decimal, fractions, itertools
+Point = collections.namedtuple("Point", "x y")
+class Bag(collections.UserList): pass
+def money(): return decimal.Decimal("1.50")
+def ratio(): return fractions.Fraction(1, 3)
+def day(): return datetime.date(2024, 2, 29)
+def moment(): return datetime.datetime(2024, 2, 29, 12, tzinfo=datetime.timezone.utc)
+def span(): return datetime.timedelta(days=-1, seconds=5)
+def queue(): return collections.deque([1, 2, 3], 3)
+def count(): return collections.Counter("aab")
+def order(): return collections.OrderedDict(a=1, b=2)
+def points(): return [Point(1, 2), Point(3, 4)]
+def numbers(n): return range(n)
+def views(): return {"a": 1, "b": 2}
+def keys(): return views().keys()
+def pairs(): return views().items()
+def parts(): return views().values()
+def squares(): return (i * i for i in itertools.count())
+def many(n): return (i for i in range(n))
+def bag(): return Bag([1, 2])
+"""
+SETUP = "import datetime, itertools, collections\nfrom decimal import Decimal\nfrom fractions import Fraction"
+HOLD = """
+assert money() == Decimal("1.5")
+assert money() + 1 == Decimal("2.5")
+assert ratio() == Fraction(1, 3) and ratio() != 1 / 3
+assert day() == datetime.date(2024, 2, 29) and day().year == 2024
+assert moment() == datetime.datetime(2024, 2, 29, 13, tzinfo=datetime.timezone(datetime.timedelta(hours=1)))
+assert span() == datetime.timedelta(seconds=-86395)
+assert queue() == collections.deque([1, 2, 3]) and queue()[0] == 1
+assert count() == {"a": 2, "b": 1} and count().most_common(1) == [("a", 2)]
+assert order() == {"b": 2, "a": 1} and order() == collections.OrderedDict([("a", 1), ("b", 2)])
+assert [p.x for p in points()] == [1, 3] and points()[1].y == 4 and points() == [(1, 2), (3, 4)]
+assert numbers(3) == range(3) and len(numbers(3)) == 3 and numbers(5)[-1] == 4
+assert keys() == {"a", "b"} and list(keys()) == ["a", "b"] and len(keys()) == 2
+assert pairs() == {("a", 1), ("b", 2)} and list(parts()) == [1, 2]
+assert next(squares()) == 0 and list(itertools.islice(squares(), 3)) == [0, 1, 4]
+assert list(many(20_000))[-1] == 19_999
+assert len(bag()) == 2 and list(bag()) == [1, 2]
+"""
+DO_NOT_HOLD = """
+assert money() == 1.51
+assert ratio() == 1 / 3
+assert day() == datetime.date(2024, 2, 28)
+assert span() == datetime.timedelta(days=-1)
+assert queue() == [1, 2, 3]
+assert count() == {"a": 2}
+assert order() == collections.OrderedDict([("b", 2), ("a", 1)])
+assert points()[0].x == 2
+assert numbers(3) == [0, 1, 2]
+assert keys() == ["a", "b"]
+assert parts() == [1, 2]
+assert next(squares()) == 1
+assert len(many(3)) == 3
+"""
+
+
+def test_results_that_are_more_than_plain_data(box):
+    for tests, holds in ((HOLD, True), (DO_NOT_HOLD, False)):
+        tests = tests.strip().split("\n")
+        assert run_tests(RICH, tests, SETUP, sandbox=box) == [holds] * len(tests)
 
 
 @pytest.mark.parametrize("kind", ["attacks", "attacks_2", "honest", "honest_2"])
@@ -450,7 +510,7 @@ def test_cases_at_hand(kind, tmp_path):
     canary = Path("/", "tmp", "rl_sandbox_canary")
     watch, verdicts, timeout = Watch(canary), {}, 0.5 if "attacks" in kind else 5.0
     try:
-        for path in [path for path in files if not path.name.startswith(OPEN)]:
+        for path in files:
             lines = path.read_text(encoding="utf-8").split("\n")
             header = {
                 m[1]: m[2]

@@ -39,6 +39,12 @@ class CallLifter(ast.NodeTransformer):
         self.trusted, self.calls, self.beside, self.compared = trusted, calls, beside, False
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        if (
+            self.compared
+            and ast.unparse(node.func) in ("next", "islice", "itertools.islice")
+            and self.untrusted(node.args)
+        ):
+            return self.lifted(node)  # of an iterator that may not end
         root, inner = node.func, None
         while isinstance(root, (ast.Attribute, ast.Subscript, ast.Call)):  # Stack(3).items[0].pop()
             if isinstance(root, ast.Attribute) and root.attr in METHODS:
@@ -64,6 +70,11 @@ class CallLifter(ast.NodeTransformer):
         if self.compared and called and untrusted and not plain:
             return self.lifted(node)
         return self.generic_visit(node)
+
+    def untrusted(self, arguments: list[ast.expr]) -> bool:
+        """True if the first argument is a call of the program."""
+        root = arguments[0].func if arguments and isinstance(arguments[0], ast.Call) else None
+        return isinstance(root, ast.Name) and root.id not in self.trusted | self.beside
 
     def lifted(self, node: ast.expr) -> ast.AST:
         self.calls.append(ast.unparse(node))

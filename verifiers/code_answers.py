@@ -7,27 +7,50 @@ from verifiers.sandbox import TIMEOUT, judge_tests
 
 MAX_RESPONSE = 50_000  # characters of a response that are read, counted from its end
 MAX_UNFENCED = 10_000  # characters of a program without a fence
-FENCE = re.compile(r"\s*+(```++|~~~++)\s*+([\w+#.-]*+)\s*+")  # possessive: what does not match fails in linear time
+# Possessive, so that what does not match fails in linear time. A fence may stand in a list item and name a file.
+OPENING = re.compile(r"(\s*+(?:(?:[-*+]|\d{1,3}[.)])\s++)?+)(```++|~~~++)([^`\n]*+)")
+CLOSING = re.compile(r"(\s*+)(```++|~~~++)\s*+")
 
 
 def extract_code(response: str) -> str | None:
     """The last fenced block of a response, whatever its language; without a block the whole text, if it is Python.
 
-    Only the text after the last </think> counts. A block that is not closed is none: its response was cut short.
+    Only the text after the last </think> counts. A block that is not closed is none: its response was cut short. A
+    fence in a docstring of the block does not close it.
     """
-    text = response.rsplit("</think>", 1)[-1][-MAX_RESPONSE:]
-    block, fence, lines = None, None, []
-    for line in text.split("\n"):
-        mark = FENCE.fullmatch(line)
-        if fence is None and mark:
-            fence, lines = mark[1], []
-        elif mark and not mark[2] and mark[1].startswith(fence):
-            block, fence = "\n".join(lines), None
-        elif fence is not None:
-            lines.append(line)
-    if block is not None or FENCE.match(text):
+    text = response.rsplit("</think>", 1)[-1][-MAX_RESPONSE:].replace("\ufeff", "")
+    lines = text.split("\n")
+    block, closed = last_block(lines, docstrings=True)
+    if not closed:
+        block, _ = last_block(lines, docstrings=False)
+    if block is not None or OPENING.match(text):
         return block
     return text if is_python(text) else None
+
+
+def last_block(lines: list[str], docstrings: bool) -> tuple[str | None, bool]:
+    """(the last block, whether no block is left open at the end), as Markdown has them.
+
+    A closing fence is indented by at most three columns more than the opening one, whose indentation the lines of the
+    block lose. docstrings: and it does not stand between triple quotes.
+    """
+    block, fence, indent, quotes, content = None, None, 0, 0, []
+    for line in lines:
+        opening, closing = OPENING.fullmatch(line), CLOSING.fullmatch(line)
+        if fence is None:
+            if opening:
+                fence, indent, quotes, content = opening[2], len(opening[1]), 0, []
+        elif (
+            closing
+            and closing[2].startswith(fence)
+            and len(closing[1]) <= indent + 3
+            and not (docstrings and quotes % 2)
+        ):
+            block, fence = "\n".join(content), None
+        else:
+            content.append(line[min(indent, len(line) - len(line.lstrip())) :])
+            quotes += line.count('"""') + line.count("'''")
+    return block, fence is None
 
 
 def is_python(text: str) -> bool:

@@ -5,8 +5,8 @@ Two answers are equivalent if one of these says so, tried in this order:
    \frac{1}{12};
 2. they agree without a unit or a percent sign, which may be left out, but not be another one; a word that is no unit
    stays, because 5 sixths is not 5;
-3. they have the same structure (set of real numbers (real_sets.py), list, set, tuple, interval, matrix, ratio, equation,
-   inequality) and equivalent parts;
+3. they have the same structure (list, set, tuple, interval, matrix, ratio, equation, inequality; sets of real numbers
+   in real_sets.py) and equivalent parts;
 4. they are expressions with the same value (expressions.py), exactly or to 50 digits; with variables, at fixed points.
    Decimals get no tolerance: 0.333 is not 1/3, and 42 is neither 0.42 nor 4200.
 

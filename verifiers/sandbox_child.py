@@ -15,6 +15,10 @@ Nothing of this project and few other modules are imported: the file runs alone,
 import collections.abc
 import contextlib
 import ctypes
+import datetime
+import decimal
+import fractions
+import functools
 import gc
 import itertools
 import json
@@ -28,7 +32,7 @@ import struct
 import sys
 import time
 
-MAX_ITEMS = 10_000  # of an iterable answer that is no list, tuple, set or dict
+MAX_ITEMS = 30_000  # of an iterable answer that is no list, tuple, set or dict
 MEMORY = 1 << 30  # bytes of address space of a process
 OPEN_FILES = 64
 MAX_THREADS = 256  # of a job; raw ones take no address space that a limit would count
@@ -259,16 +263,19 @@ def lock_down(channel: int, layers: dict, cpu_seconds: int) -> None:
 
 
 class Opaque:
-    """An answer that is not plain data: it equals nothing, but has a truth and perhaps items, as range(3) has."""
+    """An answer that is not plain data: it equals nothing, but has a truth and perhaps items, as a generator has."""
 
-    def __init__(self, truth: bool, items: list | None):
-        self.truth, self.items = truth, items
+    def __init__(self, truth: bool, items: list | None, length: int | None):
+        self.truth, self.items, self.length = truth, items, length
 
     def __bool__(self) -> bool:
         return self.truth
 
     def __iter__(self):
         return iter(self.items)
+
+    def __len__(self) -> int:
+        return self.length
 
     def __eq__(self, other) -> bool:
         return False
@@ -277,7 +284,9 @@ class Opaque:
     __hash__ = None
 
 
-CONTAINERS = {"tuple": tuple, "list": list, "frozenset": frozenset, "set": set}
+SEQUENCES = {"tuple": tuple, "list": list, "frozenset": frozenset, "set": set}
+MAPPINGS = {"OrderedDict": collections.OrderedDict, "Counter": collections.Counter, "dict": dict}
+VIEWS = {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
 
 
 def encode(value) -> list:
@@ -294,31 +303,78 @@ def encode(value) -> list:
         return ["complex", [repr(value.real), repr(value.imag)]]
     if isinstance(value, (bytes, bytearray)):
         return ["bytes", value.hex()]
-    for name, container in CONTAINERS.items():
-        if isinstance(value, container):
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return ["namedtuple", [list(value._fields), [encode(item) for item in value]]]
+    for name, kind in SEQUENCES.items():
+        if isinstance(value, kind):
             return [name, [encode(item) for item in value]]
-    if isinstance(value, dict):
-        return ["dict", [[encode(key), encode(item)] for key, item in value.items()]]
-    truth, items = bool(value), None
-    if isinstance(value, collections.abc.Iterable):  # a generator, range(3), d.keys(): for `sorted(f(x)) == ...`
+    for name, kind in MAPPINGS.items():
+        if isinstance(value, kind):
+            return [name, [[encode(key), encode(item)] for key, item in value.items()]]
+    if isinstance(value, range):
+        return ["range", [hex(part) for part in (value.start, value.stop, value.step)]]
+    if isinstance(value, collections.deque):
+        return ["deque", [[encode(item) for item in value], value.maxlen]]
+    if isinstance(value, decimal.Decimal):
+        return ["Decimal", str(value)]
+    if isinstance(value, fractions.Fraction):
+        return ["Fraction", [hex(value.numerator), hex(value.denominator)]]
+    for kind in (datetime.datetime, datetime.date, datetime.time):
+        if isinstance(value, kind):
+            return [kind.__name__, value.isoformat()]
+    if isinstance(value, datetime.timedelta):
+        return ["timedelta", [value.days, value.seconds, value.microseconds]]
+    if type(value) in VIEWS:
+        return [VIEWS[type(value)], [encode(item) for item in value]]
+    truth, items, length = bool(value), None, None
+    if isinstance(value, collections.abc.Iterable):  # a generator, a class of its own: for `sorted(f(x)) == ...`
         items = [encode(item) for item in itertools.islice(value, MAX_ITEMS + 1)]
-    return ["opaque", [truth, items if items is None or len(items) <= MAX_ITEMS else None]]
+        length = len(value) if isinstance(value, collections.abc.Sized) else None
+    return ["opaque", [truth, items if items is None or len(items) <= MAX_ITEMS else None, length]]
+
+
+@functools.lru_cache
+def row_type(fields: tuple[str, ...]) -> type:
+    return collections.namedtuple("Row", fields)  # refuses what is no name, and names that begin with an underscore
+
+
+def whole(text: str) -> int:
+    return int(text, 16)
 
 
 def decode(code: list):
-    """The value of [type, content]; ValueError, TypeError or KeyError for anything that `encode` does not write."""
+    """The value of [type, content]; any exception but no effect for what `encode` does not write."""
     name, content = code
-    if name in CONTAINERS:
-        return CONTAINERS[name](decode(item) for item in content)
-    if name == "dict":
-        return {decode(key): decode(item) for key, item in content}
+    if name in SEQUENCES:
+        return SEQUENCES[name](decode(item) for item in content)
+    if name in MAPPINGS:
+        return MAPPINGS[name]({decode(key): decode(item) for key, item in content})
     if name == "constant" and (content is None or isinstance(content, bool)):
         return content
     if name == "complex":
         return complex(float(content[0]), float(content[1]))
+    if name == "namedtuple":
+        return row_type(tuple(map(str, content[0])))(*(decode(item) for item in content[1]))
+    if name == "range":
+        return range(*map(whole, content))
+    if name == "deque":
+        return collections.deque(map(decode, content[0]), content[1])
+    if name == "Fraction":
+        return fractions.Fraction(whole(content[0]), whole(content[1]))
+    if name in ("datetime", "date", "time"):
+        return getattr(datetime, name).fromisoformat(content)
+    if name == "timedelta":
+        return datetime.timedelta(*content)
+    if name == "keys":
+        return dict.fromkeys(map(decode, content)).keys()
+    if name == "values":
+        return dict(enumerate(map(decode, content))).values()
+    if name == "items":
+        return dict(map(decode, content)).items()
     if name == "opaque":
-        return Opaque(content[0] is True, None if content[1] is None else [decode(x) for x in content[1]])
-    return {"int": lambda text: int(text, 16), "float": float, "str": str, "bytes": bytes.fromhex}[name](content)
+        items = None if content[1] is None else [decode(item) for item in content[1]]
+        return Opaque(content[0] is True, items, content[2])
+    return {"int": whole, "float": float, "str": str, "bytes": bytes.fromhex, "Decimal": decimal.Decimal}[name](content)
 
 
 # ---- jobs ----------------------------------------------------------------------------------------------------------
