@@ -2,16 +2,20 @@
 
 import ast
 import csv
+import functools
+import io
 import json
 import random
 import re
+import sys
 from pathlib import Path
 
 from problems import InputError, Problem
-from problems.arithmetic import in_test_split, load_arithmetic
+from problems.arithmetic import in_test_split, load_arithmetic, split_key
+from problems.code_forms import STREAM_SETUP, check_tests, examples, stream_asserts, stream_tests
 from problems.functions import load_functions
 from verifiers.asserts import defined_names, split_tests
-from verifiers.math_answers import extract_answer
+from verifiers.math_answers import extract_answer, verify_math
 
 # name: (hub repository, configuration, revision)
 HUB_DATASETS = {
@@ -29,31 +33,62 @@ GENERATED = ("arithmetic", "functions")
 GENERATED_SIZES = {"train": 5000, "test": 1000}  # problems generated for a split
 QUESTION_COLUMNS = ("question", "problem", "prompt", "text")
 SOLUTION_COLUMNS = ("correct_answer", "solution")  # of a mathematical problem
+CODE_COLUMNS = ("test_list", "input_output", "entry_point")
 REFERENCE_COLUMNS = ("reference_solution", "code", "solution", "canonical_solution")  # of a code problem
+MISSING = ("nan", "none", "null", "n/a", "<na>")  # what spreadsheets and data frames write for an empty cell
+SENTENCES = re.compile(r"\n|[.!?] +[A-Z][a-z]")  # parts the lines or sentences of a text
+MAX_WORDS = 25  # of a final answer
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a .csv, .json (a list of objects), .jsonl or .parquet file. Raises InputError."""
+    """The rows of a .csv, .json (a list of objects), .jsonl or .parquet file, under column names in lower case.
+
+    A CSV may part its cells by commas, semicolons or tabs. Text is UTF-8, or UTF-16 that begins with its mark. Raises
+    InputError.
+    """
+    kind = path.suffix.lower()
     try:
-        if path.suffix == ".csv":
-            csv.field_size_limit(2**31 - 1)
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file))
-        elif path.suffix == ".jsonl":
-            lines = path.read_text(encoding="utf-8").split("\n")
-            rows = [json.loads(line) for line in lines if line.strip()]
-        elif path.suffix == ".json":
-            rows = json.loads(path.read_text(encoding="utf-8"))
-        else:
+        if kind == ".parquet":
             import pyarrow.parquet
 
             rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, ValueError, csv.Error) as error:  # ValueError: bad JSON, bad UTF-8, a broken parquet file
-        raise InputError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
+        else:
+            data = path.read_bytes()
+            text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+            if kind == ".csv":
+                rows = read_csv(path, text)
+            elif kind == ".jsonl":
+                rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+            else:
+                rows = json.loads(text)
+    except UnicodeDecodeError as error:
+        line = 1 + data[: error.start].count(b"\n")
+        raise InputError(f"{path} is not UTF-8 (line {line}): save it with the encoding UTF-8") from error
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: bad JSON, a broken parquet file
+        raise InputError(f"{path} cannot be read as {kind[1:]}: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} is not a list of objects, one for each problem")
     if not rows:
         raise InputError(f"{path} holds no rows")
+    return [{str(name).strip().lower(): value for name, value in row.items()} for row in rows]
+
+
+def read_csv(path: Path, text: str) -> list[dict]:
+    """The rows of a CSV, whose header says what parts the cells. Raises InputError and csv.Error."""
+    csv.field_size_limit(2**31 - 1)
+    header = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=header.count)
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    for number, row in enumerate(rows, 1):
+        if None in row:
+            raise InputError(
+                f"{path} row {number} has more cells than the header: put a text that contains {delimiter!r} in quotes"
+            )
+        if delimiter == ";" and re.fullmatch(r"\s*-?\d+,\d+\s*", row.get("answer") or ""):
+            raise InputError(
+                f"{path} row {number}: the answer {row['answer']} may be a decimal number or two numbers: "
+                "write 3.5, or 3, 5 with a blank"
+            )
     return rows
 
 
@@ -67,13 +102,49 @@ def gold_answer(answer: str, solution: str) -> tuple[str, str]:
 
     GSM8K keeps both in `answer`, parted by "####". MATH on the hub has only the solution, whose box is the answer. A
     MATH solution that ends in several boxes ("\\boxed{-2} and \\boxed{1}") has an `answer` column with the last one
-    alone: then the solution's list is the answer.
+    alone: then the solution's list is the answer. Of a whole solution in `answer`, its final answer counts; "" if it
+    states none.
     """
     if "####" in answer:
-        return answer.rsplit("####", 1)[1].strip(), answer
+        return answer.rsplit("####", 1)[1].strip().split("\n")[0], answer
+    if "\\boxed" in answer or SENTENCES.search(answer) or len(re.findall(r"\b[A-Za-z]{2,}", answer)) > MAX_WORDS:
+        return extract_answer(answer) or "", answer
     boxed = (extract_answer(solution) or "") if solution else ""
     several = answer in [part.strip() for part in boxed.split(",")] and boxed != answer
     return (boxed if several or not answer else answer), solution
+
+
+def answer_text(row: dict, where: str) -> str:
+    """The column `answer` as text; the items of a list, or of the source of one, with commas. Raises InputError."""
+    value = row.get("answer")
+    if isinstance(value, str) and re.match(r"\s*\[\s*[\"']", value):
+        value = text_list(row, "answer", where)
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(map(str, value))
+    if isinstance(value, dict):
+        raise InputError(f"{where}: the answer is an object, not a text")
+    text = cell({"answer": value}, "answer")
+    return "" if text.lower() in MISSING else text
+
+
+def question_text(row: dict, where: str) -> str:
+    """The question; of a conversation, what the system and the user say. Raises InputError."""
+    value = next((row[name] for name in QUESTION_COLUMNS if row.get(name) not in (None, "")), "")
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            pass
+    if not isinstance(value, list):
+        return cell(row, *QUESTION_COLUMNS)
+    turns = [(m.get("role"), m.get("content")) if isinstance(m, dict) else (None, None) for m in value]
+    if [role for role, _ in turns] not in (["user"], ["system", "user"]) or not all(
+        isinstance(t, str) for _, t in turns
+    ):
+        raise InputError(
+            f"{where}: the question is a list, but not one message of the user, perhaps after one of the system"
+        )
+    return "\n\n".join(text.strip() for _, text in turns).strip()
 
 
 def text_list(row: dict, name: str, where: str) -> list[str]:
@@ -89,48 +160,85 @@ def text_list(row: dict, name: str, where: str) -> list[str]:
     return list(value)
 
 
+def code_tests(row: dict, where: str, tests_in_prompt: int) -> tuple[tuple[str, ...], str, str]:
+    """(asserts, setup code, examples for the prompt that are no asserts) of a row. Raises ValueError."""
+    if row.get("input_output"):
+        cases = stream_tests(row["input_output"])
+        return tuple(stream_asserts(cases)), STREAM_SETUP, examples(cases[:tests_in_prompt])
+    if "test_list" in row:
+        imports = text_list(row, "test_imports", where) if row.get("test_imports") else []
+        tests = text_list(row, "test_list", where)
+        if not tests:
+            raise ValueError("test_list is empty")
+        return tuple(tests), "\n".join([*imports, cell(row, "test_setup_code")]).strip(), ""
+    tests, setup_code = check_tests(cell(row, "test"), cell(row, "entry_point"))
+    return tuple(tests), setup_code, ""
+
+
 def to_problem(row: dict, where: str, tests_in_prompt: int) -> Problem:
     """One row as a Problem; `where` names the row in errors and is its id. Raises InputError."""
     try:
         json.dumps(row, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
         raise InputError(f"{where}: half of a surrogate pair stands alone, which is no character") from error
-    question = cell(row, *QUESTION_COLUMNS)
+    question = question_text(row, where)
     if not question:
         raise InputError(f"{where}: the question is empty")
     level = re.search(r"\d+", cell(row, "level"))
     level, subject = int(level[0]) if level else None, cell(row, "subject", "type")
-    if "test_list" in row:
-        tests = tuple(text_list(row, "test_list", where))
-        imports = text_list(row, "test_imports", where) if row.get("test_imports") else []
-        setup_code = "\n".join([*imports, cell(row, "test_setup_code")]).strip()
+    if any(name in row for name in CODE_COLUMNS):
         reference = cell(row, *REFERENCE_COLUMNS).replace("\r\n", "\n")
-        if not tests:
-            raise InputError(f"{where}: test_list is empty")
+        if "entry_point" in row and reference:
+            reference = f"{row['prompt']}{row['canonical_solution']}"
         try:
+            tests, setup_code, shown = code_tests(row, where, tests_in_prompt)
             split_tests(tests, setup_code, defined_names(reference))
         except ValueError as error:
-            raise InputError(f"{where}: {error}") from error
+            raise error if isinstance(error, InputError) else InputError(f"{where}: {error}") from error
+        if shown:
+            question, tests_in_prompt = f"{question}\n\n{shown}", 0
         return Problem(question, "", reference, tests, setup_code, tests_in_prompt, level, subject, id=where)
-    answer, solution = gold_answer(cell(row, "answer"), cell(row, *SOLUTION_COLUMNS))
+    answer, solution = gold_answer(answer_text(row, where), cell(row, *SOLUTION_COLUMNS))
     if not answer:
-        raise InputError(f"{where}: the answer is empty")
+        raise InputError(f"{where}: the answer is empty, or a text that states no final answer")
+    if not re.fullmatch(r"-?[\d.]{1,20}", answer) and not verify_math(rf"\[\boxed{{ {answer} }}\]", answer):
+        raise InputError(f"{where}: the answer cannot be read, so that no response would be right: {answer[:60]}")
     return Problem(question, answer, solution, level=level, subject=subject, id=where)
 
 
 def load_file(path: Path, split: str, tests_in_prompt: int) -> list[Problem]:
-    """The problems of a local file: split "train" or "test" (about one question in ten, by its text), or "all"."""
+    """The problems of a local file: split "train" or "test" (about one question in ten, by its text), or "all".
+
+    At least one question is in the test split. HumanEval's problems whose check does more than assert are left out.
+    """
     rows = read_rows(path)
-    columns = list(rows[0])
-    for names in (QUESTION_COLUMNS, ("answer", *SOLUTION_COLUMNS, "test_list")):
+    for names in (QUESTION_COLUMNS, ("answer", *SOLUTION_COLUMNS, *CODE_COLUMNS)):
         if not any(name in row for row in rows for name in names):
-            raise InputError(
-                f"{path} has no column {' or '.join(names)}; its columns are {', '.join(map(str, columns))}"
-            )
-    problems = [to_problem(row, f"{path} row {number}", tests_in_prompt) for number, row in enumerate(rows, 1)]
+            columns = ", ".join(rows[0])
+            raise InputError(f"{path} has no column {' or '.join(names)}; its columns are {columns}")
+    problems, left_out = [], []
+    for number, row in enumerate(rows, 1):
+        try:
+            problems.append(to_problem(row, f"{path} row {number}", tests_in_prompt))
+        except InputError:
+            if "entry_point" not in row:
+                raise
+            left_out.append(cell(row, "task_id") or f"row {number}")
+    if not problems:
+        to_problem(rows[0], f"{path} row 1", tests_in_prompt)  # says why
+    if left_out:
+        say(f"{path}: left out {', '.join(left_out)}, whose tests cannot be judged apart from the program")
     if split == "all":
         return problems
-    return [problem for problem in problems if in_test_split(problem.question) == (split == "test")]
+    held_out = {problem.question for problem in problems if in_test_split(problem.question)}
+    held_out = held_out or {min((problem.question for problem in problems), key=split_key)}
+    return [problem for problem in problems if (problem.question in held_out) == (split == "test")]
+
+
+@functools.cache
+def say(text: str) -> None:
+    """Once in a process."""
+    print(text, file=sys.stderr)
 
 
 def load_hub(dataset: str, split: str, tests_in_prompt: int) -> list[Problem]:
@@ -162,7 +270,8 @@ def load_problems(
     """The problems of one split.
 
     dataset: "arithmetic" or "functions" (generated), "math", "math500", "gsm8k", "mbpp", "mbpp-sanitized" (hub), or the
-    path of a local file. A row with test_list is a code problem, any other a mathematical one.
+    path of a local file. A row with test_list, input_output or entry_point is a code problem, any other a mathematical
+    one.
     limit: keep this many, chosen by `seed`; None keeps all. min_level: drop problems of a lower or unknown level.
     tests_in_prompt: number of a code problem's tests shown to the model.
     Raises InputError for an unknown data set or split, an unreadable file, a missing column, an empty cell, tests that
@@ -171,7 +280,7 @@ def load_problems(
     path = Path(dataset)
     splits = HUB_SPLITS.get(dataset, ("train", "test") if dataset in GENERATED else ("train", "test", "all"))
     if dataset not in GENERATED and dataset not in HUB_DATASETS:
-        if path.suffix not in FILE_TYPES:
+        if path.suffix.lower() not in FILE_TYPES:
             names = ", ".join((*GENERATED, *HUB_DATASETS))
             raise InputError(
                 f"unknown data set {dataset!r}: choose {names}, or a file ending in {' '.join(FILE_TYPES)}"
@@ -194,7 +303,8 @@ def load_problems(
         problems = random.Random(f"subset {seed}").sample(problems, limit)
     if not problems:
         level = "" if min_level is None else f" of level {min_level} or higher"
-        raise InputError(f"{dataset} has no problems{level} in its split {split!r}")
+        hint = "; with --split all, name another set to evaluate on with --eval-dataset" if split == "train" else ""
+        raise InputError(f"{dataset} has no problems{level} in its split {split!r}{hint}")
     return problems
 
 
@@ -223,8 +333,12 @@ def load_train_and_eval(
 
 
 def identity(problem: Problem) -> set[str]:
-    """What no other problem has: its question, without layout, and the calls in its tests."""
+    """What no other problem has: its question, without layout, and the calls in its tests.
+
+    Programs that read and print are called with the same inputs in many problems: there the outputs belong to it.
+    """
     texts = {" ".join(problem.question.split())}
     if problem.tests:
-        texts.add("\n".join(split_tests(problem.tests, problem.setup_code, defined_names(problem.solution)).calls))
+        split = split_tests(problem.tests, problem.setup_code, defined_names(problem.solution))
+        texts.add("\n".join(problem.tests if problem.setup_code == STREAM_SETUP else split.calls))
     return texts

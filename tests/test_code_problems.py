@@ -98,6 +98,78 @@ def test_real_files(name, rows):
     assert not {p.question for p in train} & {p.question for p in test}
 
 
+HUMAN = {
+    "task_id": "Test/7",
+    "prompt": 'def triple(x):\n    """Three times x."""\n',
+    "canonical_solution": "    return 3 * x\n",
+    "entry_point": "triple",
+    "test": "METADATA = {}\n\ndef check(candidate):\n    assert candidate(2) == 6, 'two'\n    assert True, 'done'\n"
+    "    assert abs(candidate(0.5) - 1.5) < 1e-6\n",
+}
+
+
+def test_the_form_of_humaneval(tmp_path, capsys):
+    """Asserts of check(candidate), about the entry point; the reference is the prompt with its continuation."""
+    loop = HUMAN | {
+        "task_id": "Test/8",
+        "test": "def check(f):\n    for n in range(3):\n        assert f(n) == 3 * n\n",
+    }
+    (problem,) = load_all(tmp_path, HUMAN, loop)
+    assert problem.tests == ("assert triple(2) == 6", "assert abs(triple(0.5) - 1.5) < 1e-06")
+    assert problem.question == HUMAN["prompt"].strip() and problem.solution == HUMAN["prompt"] + "    return 3 * x\n"
+    assert capsys.readouterr().err.endswith("left out Test/8, whose tests cannot be judged apart from the program\n")
+    assert common.verify(RIGHT, problem) == 1.0 and common.verify(WRONG, problem) == 0.0
+    always = "class triple:\n    __init__ = __sub__ = __abs__ = lambda *a: None\n    __eq__ = __lt__ = lambda *a: True"
+    always = f"```\n{always}\n```"
+    assert common.verify(always, problem) == 0.0
+    with pytest.raises(common.InputError, match="row 1: check does more than assert: for n in range"):
+        load_all(tmp_path, loop)
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_programs_judged_by_what_they_print(tmp_path, as_text):
+    """The column input_output, an object or its JSON; lists are lines; examples stand in the question as they are."""
+    cases = {"inputs": ["2\n", ["3", "4"]], "outputs": ["4\n", ["6"]]}
+    row = {"question": "Print twice the first number.", "input_output": json.dumps(cases) if as_text else cases}
+    (problem,) = load_all(tmp_path, row)
+    assert problem.statement == "Print twice the first number.\n\nInput:\n2\nOutput:\n4"
+    assert common.verify("```\nprint(2 * int(input()))\n```", problem) == 1.0
+    assert common.verify("```\nprint(4)\n```", problem) == 0.0
+    assert common.load_problems(str(tmp_path / "rows.jsonl"), "all", tests_in_prompt=0)[0].question == row["question"]
+    others = [row | {"question": f"Print {n}.", "input_output": cases | {"outputs": [n, n]}} for n in range(20)]
+    path = write_jsonl(tmp_path / "others.jsonl", others)  # the same inputs
+    training, held_out = common.load_train_and_eval(path, "train", path, "test", 20)
+    assert len(training) + len(held_out) == 20
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("[1, 2]", "is no object"),
+        ("{", "is no object|Expecting"),
+        ({"inputs": ["1"]}, "is no object"),
+        ({"inputs": ["1"], "outputs": []}, "1 inputs and 0 outputs"),
+        ({"inputs": [], "outputs": []}, "0 inputs and 0 outputs"),
+        ({"inputs": [[1]], "outputs": [[1]], "fn_name": "f"}, "names a function"),
+    ],
+)
+def test_input_output_that_cannot_be_judged_is_refused(tmp_path, cell, message):
+    with pytest.raises(common.InputError, match=f"row 1: .*({message})"):
+        load_all(tmp_path, {"question": "Print.", "input_output": cell})
+
+
+def test_a_reference_that_fails_its_own_tests_is_named(small, refused, tmp_path):  # noqa: F811
+    """Red if a problem that nothing can solve is trained on."""
+    rows = [ROW | {"text": f"Triple, {n}.", "test_list": [*TESTS, f"assert triple({n}) == {3 * n}"]} for n in range(30)]
+    rows[16]["code"] = "def triple(x):\n    return x"
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    error = refused(small(dataset=path))
+    assert error.endswith(
+        f"the reference solution fails its own tests in {path} row 17: correct these rows or remove them"
+    )
+    assert common.sandbox_for(common.load_problems("functions", "train", limit=3), unsafe=False)  # not tried: ours
+
+
 # ---- prompts -------------------------------------------------------------------------------------------------------
 
 

@@ -117,6 +117,96 @@ def test_a_box_in_the_solution_does_not_replace_another_answer(tmp_path):
     assert problem.answer == "3"
 
 
+GOLDS = [  # the cell, the gold answer
+    ("29", "29"),
+    (29, "29"),
+    (29.5, "29.5"),
+    (["29"], "29"),
+    (["1/2", 3], "1/2, 3"),
+    ('["29"]', "29"),
+    ("['29', '30']", "29, 30"),
+    ("[1, 2]", "[1, 2]"),  # an interval
+    ("She has 29.\n#### 29\nThe answer is: 29", "29"),
+    ("She has 28. Then one more. The answer is 29.", "29"),
+    ("First 28.\nSo \\boxed{29}.", "29"),
+    ("\\boxed{29}", "29"),
+    ("\\text{no solution}", "\\text{no solution}"),
+    ("infinitely many solutions", "infinitely many solutions"),
+    ("3,5", "3,5"),  # two numbers
+]
+
+
+@pytest.mark.parametrize(("cell", "gold"), GOLDS)
+def test_gold_answers_are_unwrapped_where_the_meaning_is_plain(tmp_path, cell, gold):
+    (problem,) = load_all(tmp_path, {"question": "How many?", "answer": cell})
+    assert problem.answer == gold
+    assert common.verify(f"So $\\boxed{{{gold}}}$.", problem) == 1.0
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *("nan", "NaN", "None", "null", float("nan"), [], "$", "{}", "\\frac{1}{2", "1}{2", {"value": 29}),
+        "She has 28 pens. Then she buys one more.",
+        "She has 28 pens.\nThen she buys one more.",
+        " ".join(["word"] * 30),
+    ],
+)
+def test_gold_answers_that_no_response_can_state_are_refused(tmp_path, cell):
+    """The row is named, whatever is wrong with it."""
+    rows = {"question": "How many?", "answer": "2"}, {"question": "How many?", "answer": cell}
+    with pytest.raises(common.InputError, match=r"rows.jsonl row 2: the answer "):
+        load_all(tmp_path, *rows)
+
+
+MESSAGE = {"role": "user", "content": "1 + 1?"}
+
+
+def test_a_conversation_as_the_question(tmp_path):
+    """Red if the messages of a prompt column become the text of a Python list."""
+    system = {"role": "system", "content": "Be brief."}
+    for value in ([MESSAGE], json.dumps([MESSAGE])):
+        assert load_all(tmp_path, {"prompt": value, "answer": "2"})[0].question == "1 + 1?"
+    assert load_all(tmp_path, {"prompt": [system, MESSAGE], "answer": "2"})[0].question == "Be brief.\n\n1 + 1?"
+    for value in ([MESSAGE, MESSAGE], [{"role": "user"}], ["1 + 1?"], [{"role": "user", "content": [1]}], []):
+        with pytest.raises(common.InputError, match="row 1: the question is"):
+            load_all(tmp_path, {"prompt": value, "answer": "2"})
+
+
+TABLE = "question,answer\nWas kostet es?,½\n"
+TABLES = {
+    "semicolon.csv": TABLE.replace(",", ";").encode(),
+    "tab.csv": TABLE.replace(",", "\t").encode(),
+    "capital.csv": TABLE.replace("question", "Question").replace("answer", " ANSWER ").encode(),
+    "mark.csv": TABLE.encode("utf-8-sig"),
+    "wide.csv": TABLE.encode("utf-16"),
+    "wide.jsonl": '{"question": "Was kostet es?", "answer": "½"}'.encode("utf-16"),
+    "LOUD.CSV": TABLE.encode(),
+    "loud.JSONL": '{" Question": "Was kostet es?", "Answer": "½"}'.encode(),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_as_programs_save_them(tmp_path, name):
+    (tmp_path / name).write_bytes(TABLES[name])
+    (problem,) = common.load_problems(str(tmp_path / name), "all")
+    assert (problem.question, problem.answer) == ("Was kostet es?", "½")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (TABLE.encode("cp1252"), r"a.csv is not UTF-8 \(line 2\): save it with the encoding UTF-8"),
+        (b"question,answer\n1, 2, 3?,4\n", "a.csv row 1 has more cells than the header: .* ',' in quotes"),
+        (b"question;answer\nHalf of 7?;3,5\n", "a.csv row 1: the answer 3,5 may be a decimal number or two numbers"),
+    ],
+)
+def test_tables_that_would_be_misread_are_refused(tmp_path, content, message):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(common.InputError, match=message):
+        common.load_problems(str(tmp_path / "a.csv"), "all")
+
+
 # ---- splits and subsets --------------------------------------------------------------------------------------------
 
 
@@ -150,6 +240,19 @@ def test_evaluation_questions_are_not_trained_on(tmp_path, math_file):
     training, evaluation = common.load_train_and_eval(math_file, "all", math_file, "test", eval_size=2)
     assert set(training) == set(common.load_problems(math_file, "train"))
     assert set(evaluation) < set(common.load_problems(math_file, "test"))
+
+
+def test_a_small_file_holds_out_one_question(tmp_path):
+    """Red if a file none of whose questions falls into the test split has nothing to evaluate on."""
+    rows = [{"question": f"Small {n}?", "answer": str(n)} for n in range(9)]
+    rows = [row for row in rows if not in_test_split(row["question"])]
+    path = write_jsonl(tmp_path / "small.jsonl", rows + rows[:3])
+    train, test = (common.load_problems(path, split) for split in ("train", "test"))
+    assert len({problem.question for problem in test}) == 1 and len(train) + len(test) == len(rows) + 3
+    assert not {p.question for p in train} & {p.question for p in test}
+    path = write_jsonl(tmp_path / "one.jsonl", rows[:1])
+    with pytest.raises(common.InputError, match="--eval-dataset"):
+        common.load_train_and_eval(path, "train", path, "test", 10)
 
 
 def test_limit_and_seed(math_file):

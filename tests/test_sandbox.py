@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from problems.loading import read_rows
+from problems import Problem
+from problems.code_forms import STREAM_SETUP, stream_asserts
+from problems.loading import load_problems
 from verifiers import sandbox, sandbox_child
 from verifiers.asserts import defined_names, split_tests
 from verifiers.code_answers import extract_code
@@ -552,29 +554,96 @@ def _change(name):
 """
 
 
-@pytest.mark.parametrize("file", ["mbpp.jsonl", "sanitized-mbpp.jsonl"])
-def test_references_of_mbpp(file):
+@pytest.mark.parametrize(
+    ("file", "size"),
+    [("mbpp/mbpp.jsonl", 974), ("mbpp/sanitized-mbpp.jsonl", 427), ("humaneval/HumanEval.jsonl", 156)],
+)
+def test_references(file, size):
     """Every reference solution passes all its tests, and none of them once its return value is changed."""
-    path = SHARED / "data/mbpp" / file
+    path = SHARED / "data" / file
     if not path.exists():
         pytest.skip(f"no {file}")
 
-    def judge(row: dict) -> tuple[list[bool], list[bool]]:
-        setup = row.get("test_setup_code") or "\n".join(row.get("test_imports", []))
-        names = defined_names(row["code"].replace("\r\n", "\n"))
-        calls = split_tests(tuple(row["test_list"]), setup, names).calls
+    def judge(problem: Problem) -> tuple[list[bool], list[bool]]:
+        names = defined_names(problem.solution)
+        calls = split_tests(problem.tests, problem.setup_code, names).calls
         change = CHANGED + "".join(f"_change({name!r})\n" for name in {re.match(r"\w+", call)[0] for call in calls})
-        patient = {"timeout": 60}  # on a busy machine; what is right is the question here, not how fast it is
-        right = run_tests(row["code"], row["test_list"], setup, names, **patient)
-        return right, run_tests(row["code"] + "\n" + change, row["test_list"], setup, names, **patient)
+        more = (problem.tests, problem.setup_code, names, 60)  # patient: what is right is the question, not how fast
+        return run_tests(problem.solution, *more), run_tests(f"{problem.solution}\n{change}", *more)
 
-    rows = read_rows(path)
+    problems = load_problems(str(path), "all")
     with ThreadPoolExecutor(sandbox.cores()) as pool:
-        verdicts = list(pool.map(judge, rows))
+        verdicts = list(pool.map(judge, problems))
     passed, changed = (sum(map(all, column)) for column in zip(*verdicts))
-    print(f"{file}: {passed} of {len(rows)} references pass, {changed} with their return value changed")
-    assert passed == len(rows)
-    assert [row["task_id"] for row, (_, wrong) in zip(rows, verdicts) if any(wrong)] == []
+    print(f"{file}: {passed} of {len(problems)} references pass, {changed} with their return value changed")
+    assert passed == len(problems) == size
+    assert [problem.id for problem, (_, wrong) in zip(problems, verdicts) if any(wrong)] == []
+
+
+STREAM = [("2\n1 2\n", "3\n"), ("3\n10 20 30", "60"), ("1\n7", "7")]
+READING = {
+    "input": "n = int(input())\nprint(sum(map(int, input().split())))",
+    "read": "import sys\nprint(sum(map(int, sys.stdin.read().split()[1:])))",
+    "buffer": "import sys\nd = sys.stdin.buffer.read().split()\nsys.stdout.buffer.write(b'%d' % sum(map(int, d[1:])))",
+    "open": "print(sum(map(int, open(0).read().split()[1:])))",
+    "descriptors": "import os\nos.write(1, b'%d' % sum(map(int, os.read(0, 99).split()[1:])))",
+    "main": "def main():\n    input()\n    print(sum(map(int, input().split())))\n"
+    "if __name__ == '__main__':\n    main()\n    exit()",
+    "thread": "import threading\ndef f():\n    input()\n    print(sum(map(int, input().split())))\n"
+    "threading.Thread(target=f).start()",
+    "float": "input()\nprint(sum(map(int, input().split())) + 1e-9)",
+    "layout": "input()\nprint('\\n ', sum(map(int, input().split())), end='  ')",
+    "closing": "import sys\ninput()\nprint(sum(map(int, input().split())), flush=True)\nsys.stdin.close()",
+}
+NOT_READING = {
+    "another sum": "input()\nprint(sum(map(int, input().split())) + 1)",
+    "two words": "input()\nprint(sum(map(int, input().split())), 0)",
+    "an error": "input()\nprint(sum(map(int, input().split())))\nexit(1)",
+    "an exception": "input()\nprint(sum(map(int, input().split())))\nraise ValueError",
+    "nothing": "input()",
+    "no Python": "print(",
+    "a word that equals all": "class S(str):\n    split = lambda *a: ['3']\n    __eq__ = lambda *a: 1\nprint(S(4))",
+    "the function of the judge": "def same_output(*a): return True\ndef stdout_of(*a): return '3'",
+    "leaving": "import os\nprint(3)\nos._exit(0)",
+    "an answer on the channel": "import os\nfor fd in range(3, 64):\n"
+    '    try: os.write(fd, b\'["str", "3"]\\n\' * 9)\n    except OSError: pass',
+}
+
+
+@pytest.mark.parametrize("name", [*READING, *NOT_READING])
+def test_programs_that_read_and_print(box, name):
+    """Each case is a run of the whole program; what it prints is compared word by word."""
+    program = READING.get(name) or NOT_READING[name]
+    verdicts = run_tests(program, stream_asserts(STREAM), STREAM_SETUP, sandbox=box)
+    assert verdicts == [name in READING] * 3
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected", "same"),
+    [
+        ("1 2\n3\n", "1\n2 3", True),
+        ("1 2", "1 2 3", False),
+        ("yes", "YES", False),
+        ("0.3333333", "0.333333333", True),
+        ("0.3334", "0.333333", False),
+        ("3.0", "3", True),
+        ("3.01", "3", False),
+        ("3", "3.0000001", True),
+        ("1000000000000000001", "1000000000000000000", False),
+        ("1000000000000000001.0", "1000000000000000001", False),
+        ("2e6", "2000000.5", True),
+        ("010", "10", False),
+        ("nan", "0.5", False),
+        ("1_0.0", "10.0", False),
+        ("inf", "inf", True),
+        ("", "", True),
+        ("", "0", False),
+    ],
+)
+def test_words_and_numbers_that_are_printed(printed, expected, same):
+    """The helper as the judge runs it: integers exactly, numbers with a decimal point to six digits."""
+    program = f"print({printed!r})"
+    assert run_tests(program, stream_asserts([("", expected)]), STREAM_SETUP) == [same]
 
 
 def test_an_answer_to_a_call_that_was_not_made_fails():

@@ -223,6 +223,7 @@ def judge_tests(
     split = split_tests(tuple(tests), setup_code, frozenset(names))
     sandbox = sandbox or current_sandbox()
     job = {"kind": "answer", "code": code, "setup_code": setup_code, "calls": split.calls}
+    job["reads"] = any(call.startswith("stdout_of(") for call in split.calls)  # each call runs the whole program
     answers, ended = sandbox.do(job, timeout, len(split.calls))
     job = {"kind": "judge", "imports": split.imports, "checks": split.checks}
     job["answers"] = [answer.decode("latin-1") for answer in answers]  # an encoded answer is ASCII

@@ -30,6 +30,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 
 MAX_ITEMS = 30_000  # of an iterable answer that is no list, tuple, set or dict
@@ -385,14 +386,59 @@ def answer(job: dict, read_line, write) -> None:
     where it raises. A call that has not been answered yet is all that a program can find of the tests."""
     # A real module, because dataclasses and pickle look it up.
     namespace = sys.modules.setdefault("solution", type(sys)("solution")).__dict__
-    for source in (job["code"], job["setup_code"]):
-        exec(compile(source, "solution", "exec", dont_inherit=True), namespace)
+    code, setup_code = (compile(job[name], "solution", "exec", dont_inherit=True) for name in ("code", "setup_code"))
+    if job["reads"]:
+        namespace["stdout_of"] = functools.partial(stdout_of, code)
+    else:
+        exec(code, namespace)
+    exec(setup_code, namespace)
     for _ in range(job["calls"]):
         try:
             line = json.dumps(encode(eval(compile(json.loads(read_line()), "call", "eval"), namespace)))
         except Exception:  # an exception is no answer: a falsy one would let `assert not f(x)` pass
             line = ""
         write(line.encode() + b"\n")
+
+
+def stdout_of(code, text: str) -> str:
+    """What a program prints that is run as a script and reads `text`; an error where it ends with one."""
+    os.dup2(2, 0)  # nothing; a program may have closed them
+    os.dup2(2, 1)
+    (reading, source), (sink, writing) = os.pipe(), os.pipe()
+    os.dup2(reading, 0)
+    os.dup2(writing, 1)
+    os.close(reading)
+    os.close(writing)
+    printed: list[bytes] = []
+
+    def feed() -> None:
+        with contextlib.suppress(OSError), open(source, "wb") as file:  # it need not read all of it
+            file.write(text.encode())
+
+    def collect() -> None:
+        with open(sink, "rb") as file:
+            printed.extend(iter(lambda: file.read1(1 << 16), b""))
+
+    feeder, collector = (threading.Thread(target=target, daemon=True) for target in (feed, collect))
+    feeder.start()
+    collector.start()
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)
+    output = sys.stdout
+    module = sys.modules["__main__"] = type(sys)("__main__")
+    module.exit = module.quit = sys.exit
+    try:
+        exec(code, module.__dict__)
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise ValueError(end.code) from end
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    output.flush()
+    os.dup2(2, 1)
+    collector.join()
+    return b"".join(printed).decode(errors="replace")
 
 
 def judge(job: dict, write) -> None:
