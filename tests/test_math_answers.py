@@ -447,7 +447,7 @@ def test_work_on_hostile_pairs_is_bounded(no_swallowed_fault):
 
 
 def test_a_fault_warns_and_counts_as_wrong(monkeypatch):
-    def broken(expression, work):
+    def broken(expression, work, scale):
         raise RuntimeError("a fault")
 
     monkeypatch.setattr(math_answers, "values", broken)

@@ -96,6 +96,8 @@ labels
     \text{the number of ways}=5 ~ 5
     f^{-1}(x)=2x ~ 2x
     x=1, y=2 ~ (1,2)
+    x=\frac13\approx0.333 ~ 1/3
+    \lfloor x+1\rfloor ~ \lfloor x\rfloor+1
 words
     No ~ \text{no}
     \textbf{(A)} ~ A
@@ -111,6 +113,9 @@ interval and list
     3;5 ~ [3,5)
     3 \text{ or } 5 ~ (3,5)
     x=3, x=5 ~ (3,5)
+    x=3, 5 ~ (3,5)
+    x\approx 1, x\approx 2 ~ y=x
+    \frac13\approx0.33, 5 ~ \frac13
     x=1, y=2 ~ (1,2]
 sets
     x<3 or x>5 ~ 3<x<5
@@ -184,6 +189,13 @@ letters of words
     \text{on} ~ no
     \text{to} ~ \text{ot}
     No ~ on
+steps
+    \lfloor\log_2 n\rfloor+1 ~ 2
+    \lfloor\log_2 h\rfloor+1 ~ 2
+    \lfloor x\rfloor ~ 3
+    \lceil x/y\rceil ~ 1
+    \lfloor x\rfloor ~ x
+    \lfloor\frac{2n-1}{5}\rfloor ~ \lfloor\sqrt{n-1}\rfloor
 digits beyond the precision
     10^{20}+\sqrt{2} ~ 10^{20}+\sqrt{3}
     10^{30}+\pi ~ 10^{30}+e

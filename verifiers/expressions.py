@@ -26,6 +26,7 @@ MAX_FACTORIAL = 3_000  # argument of a factorial, entries of a binomial coeffici
 MAX_ARGUMENT = 10**12  # magnitude of the argument of any other function
 
 POINTS = 5  # points at which expressions with variables are compared
+STEP_SCALE = 41  # of their variables where steps, which floors and ceilings make, could hide a difference
 DIGITS = 60  # decimal digits of a floating-point evaluation
 TOLERANCE = mpmath.mpf(10) ** -50  # relative; for the rounding errors of that evaluation, not for approximate answers
 ROUNDING = mpmath.mpf(10) ** -57  # relative; what is left of a sum that should be zero
@@ -66,7 +67,7 @@ class Work:
 
     def __init__(self):
         self.left = MAX_WORK
-        self.known: dict[str, list[Value] | Unreadable] = {}
+        self.known: dict[tuple[str, int], list[Value] | Unreadable] = {}
         self.normalised: dict[str, str] = {}
         self.cut_short = False
 
@@ -104,29 +105,29 @@ FUNCTIONS: dict[str, Callable] = {
 TRIGONOMETRIC = {rf"\{name}" for name in "sin cos tan csc sec cot".split()}  # in which 30^\circ is no number of degrees
 
 
-def values(expression: str, work: Work) -> list[Value]:
-    """The values at all points; one value if there is no variable.
+def values(expression: str, work: Work, scale: int = 1) -> list[Value]:
+    """The values at all points; one value if there is no variable. scale: of the sizes of the variables.
 
     Raises Unreadable, OutOfBounds, and WorkDone when `work` is used up.
     """
-    if expression not in work.known:
+    if (expression, scale) not in work.known:
         try:
-            work.known[expression] = evaluate_at_points(expression, work)
+            work.known[expression, scale] = evaluate_at_points(expression, work, scale)
         except Unreadable as error:
-            work.known[expression] = error
-    known = work.known[expression]
+            work.known[expression, scale] = error
+    known = work.known[expression, scale]
     if isinstance(known, Unreadable):
         raise known
     return known
 
 
-def evaluate_at_points(expression: str, work: Work) -> list[Value]:
+def evaluate_at_points(expression: str, work: Work, scale: int) -> list[Value]:
     tokens = tokenize(expression)
     work.spend(1 + len(expression) // 50)
     constant = not any(VARIABLE.fullmatch(token) and token not in CONSTANTS for token in tokens)
     results: list[Value] = []
     for point in range(1 if constant else POINTS):
-        calculator = Calculator(tokens, point, work)
+        calculator = Calculator(tokens, point, scale, work)
         try:
             value = calculator.evaluate(0)
             results.append(Value(value, constant or "i" in tokens or not calculator.left_reals))
@@ -167,8 +168,8 @@ def tokenize(expression: str) -> list[str]:
 class Calculator:
     """Evaluates one expression at one point. tokens[-1] is the next one; `depth` counts the calls inside each other."""
 
-    def __init__(self, tokens: list[str], point: int, work: Work):
-        self.tokens, self.point, self.work = tokens.copy(), point, work
+    def __init__(self, tokens: list[str], point: int, scale: int, work: Work):
+        self.tokens, self.point, self.scale, self.work = tokens.copy(), point, scale, work
         self.left_reals = False  # the root or logarithm of a negative number has been taken
 
     def evaluate(self, depth: int, binding: int = 0) -> Number:
@@ -226,7 +227,7 @@ class Calculator:
         if token in CONSTANTS:
             return CONSTANTS[token]
         if VARIABLE.fullmatch(token):
-            return coordinate(token, self.point)
+            return self.scale * coordinate(token, self.point)
         if token in (r"\frac", r"\binom"):
             upper, lower = (self.operand(depth + 1) for _ in range(2))
             if token == r"\frac":
@@ -324,14 +325,17 @@ def bits(value: Fraction) -> int:
     return value.numerator.bit_length() + value.denominator.bit_length()
 
 
-def coordinate(name: str, point: int) -> Fraction:
-    """The value of a variable at a point: 1 to 5 in size, positive at point 0.
+SIZES = (1, 2, 3, 5, 6)
 
-    At the others the signs of two letters differ somewhere unless they are fifteen apart: |x| is not x, nor |xy| xy.
+
+def coordinate(name: str, point: int) -> Fraction:
+    """The value of a variable at a point: 1 to 7 in size, another each time. Positive at point 0 and one other.
+
+    The signs of two letters differ somewhere unless they are fourteen apart: |x| is not x, nor |xy| xy.
     """
-    generator = random.Random(f"{point}/{name}")
-    size = Fraction(generator.randint(1009, 2499), generator.randint(503, 997))
-    negative = 1 + sum(map(ord, name)) % 15  # a bit for each of the other points, not all of them zero
+    generator, letter = random.Random(f"{point}/{name}"), sum(map(ord, name))
+    size = SIZES[(point + letter) % POINTS] + Fraction(generator.randint(101, 989), 997)
+    negative = 1 + letter % 14  # a bit for each point but the first, neither none nor all of them
     return -size if point > 0 and negative >> (point - 1) & 1 else size
 
 

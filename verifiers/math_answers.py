@@ -25,6 +25,7 @@ from verifiers.expressions import (
     CONTEXT,
     MAX_EXPRESSION,
     POINTS,
+    STEP_SCALE,
     Number,
     OutOfBounds,
     Unreadable,
@@ -224,8 +225,9 @@ def compare(answer: str, gold: str, work: Work) -> bool:
             work.spend(len(text) // 50)
             work.normalised[text] = normalise(text)
     a, b = work.normalised[answer], work.normalised[gold]
-    if r"\approx" not in b:
-        a = a.split(r"\approx")[0].strip()  # "1/3 \approx 0.33" states 1/3
+    exact = a.split(r"\approx")[0].strip()
+    if r"\approx" not in b and len(list_items(a)) == 1 and not LABEL.fullmatch(exact):
+        a = exact  # "1/3 \approx 0.33" states 1/3
     return same(a.replace(r"\approx", "="), b.replace(r"\approx", "="), 0, work)
 
 
@@ -359,8 +361,10 @@ def compare_lists(answer: str, gold: str, depth: int, work: Work) -> bool | None
     letters_a, letters_b = ([(label or "").split("_")[0] for label in labels] for labels in (labels_a, labels_b))
     if None not in (*labels_a, *labels_b) and sorted(letters_a) != sorted(letters_b):  # x=1, x=2 is not x=1, y=2
         return False
-    if brackets and ordered and len(set(letters_a)) + len(set(letters_b)) == 2 and any((*labels_a, *labels_b)):
-        return False  # x=1, x=2 is not (1, 2)
+    if brackets and ordered:
+        first, *rest = labels_b if bare is gold else labels_a
+        if first and {*rest} <= {first, None}:  # x=1, x=2 and x=1, 2 are no point
+            return False
     named = None not in labels_b and len(set(labels_b)) == len(labels_b) > 1  # x=1, y=2
     if named and sorted(label or "" for label in labels_a) == sorted(labels_b):
         by_label = dict(zip(labels_a, values_a))
@@ -499,17 +503,21 @@ def proportional(answer: str, gold: str, sign_a: str, sign_b: str, work: Work) -
 
 
 def same_value(answer: str, gold: str, work: Work) -> bool:
-    pairs = value_pairs(answer, gold, work)
-    return bool(pairs) and all(close(x, y) for x, y in pairs)
+    scales = (1, STEP_SCALE) if re.search(r"\\(?:floor|ceil)", answer + gold) else (1,)
+    for scale in scales:
+        pairs = value_pairs(answer, gold, work, scale)
+        if not pairs or not all(close(x, y) for x, y in pairs):
+            return False
+    return True
 
 
-def value_pairs(a: str, b: str, work: Work, least: int = 1) -> list[tuple[Number, Number]]:
+def value_pairs(a: str, b: str, work: Work, scale: int = 1, least: int = 1) -> list[tuple[Number, Number]]:
     r"""The values of two expressions where both have one; empty if that leaves out more than one point.
 
     If `least` points are in the domain of both, only such points count: \sqrt{xy} is \sqrt x \sqrt y where x, y > 0.
     """
     try:
-        values_a, values_b = values(a, work), values(b, work)
+        values_a, values_b = values(a, work, scale), values(b, work, scale)
     except Unreadable as error:
         work.cut_short |= isinstance(error, OutOfBounds)
         return []
