@@ -23,7 +23,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from problems import InputError, Problem
-from problems.loading import load_problems, load_train_and_eval
+from problems.loading import load_problems, load_train_and_eval, say
 from problems.prompts import *  # noqa: F403, scripts find all of it here: SOLVE, attempt_messages, encode_prompt, ...
 from running.command_line import check_args, command_line, parse, run
 from running.folder import best_checkpoint, is_checkpoint, last_checkpoint, read_rows, write_file, write_rows
@@ -89,27 +89,34 @@ def verify_turns(turns: list[list[str]], problems: list[Problem], args) -> tuple
 
 
 def sandbox_for(problems: list[Problem], unsafe: bool) -> str:
-    """Starts the sandbox if there are code problems, and says what it is.
+    """Starts the sandbox if there are code problems, and says what it is. Raises SandboxError if none works here."""
+    return f"; programs run under {start_sandbox(unsafe)}" if any(problem.tests for problem in problems) else ""
 
-    Raises SandboxError if none works here, InputError for reference solutions that do not pass their own tests.
+
+def solvable(problems: list[Problem], unsafe: bool) -> list[Problem]:
+    """The problems without those whose reference solution fails its own tests, which it names. Raises SandboxError.
+
+    The embedded ones are not tried.
     """
-    problems = [problem for problem in problems if problem.tests]
-    if not problems:
-        return ""
-    name = start_sandbox(unsafe)
-    given = {p.id: p for p in problems if p.solution and not p.id.startswith(("functions/train/", "functions/test/"))}
+    given = {p.id: p for p in problems if p.tests and p.solution and not p.id.startswith("functions/t")}
+    if not given:
+        return problems
+    start_sandbox(unsafe)
     verdicts = judge_all([f"~~~~~~\n{p.solution}\n~~~~~~" for p in given.values()], [*given.values()])
     failing = [where for where, verdict in zip(given, verdicts, strict=True) if not verdict]
     if failing:
-        rows = ", ".join(failing[:5]) + ", ..." * (len(failing) > 5)
-        raise InputError(f"the reference solution fails its own tests in {rows}: correct these rows or remove them")
-    return f"; programs run under {name}"
+        say(f"left out {', '.join(failing)}: the reference solution fails its own tests")
+    return [problem for problem in problems if problem.id not in failing]
 
 
 def load_problems_for(args) -> tuple[list[Problem], list[Problem]]:
-    """The problems to train on and the held-out ones that the flags ask for. Raises InputError."""
+    """The problems to train on and the held-out ones that the flags ask for. Raises InputError, SandboxError."""
     eval_dataset, limits = args.eval_dataset or args.dataset, (args.eval_size, args.min_level, args.tests_in_prompt)
-    return load_train_and_eval(args.dataset, args.split, eval_dataset, args.eval_split, *limits)
+    train, held_out = load_train_and_eval(args.dataset, args.split, eval_dataset, args.eval_split, *limits)
+    train, held_out = (solvable(problems, args.unsafe_code) for problems in (train, held_out))
+    if not train or not held_out:
+        raise InputError(f"no reference solution of {args.dataset if not train else eval_dataset} passes its own tests")
+    return train, held_out
 
 
 def mean(parts: list[float]) -> float | None:

@@ -267,9 +267,8 @@ def main(args: Args) -> None:
     run = runs.place(args, __file__)
     sets = {}
     for dataset in args.dataset:
-        sets[dataset] = common.load_problems(
-            dataset, args.split, limit=args.limit, tests_in_prompt=args.tests_in_prompt
-        )
+        problems = common.load_problems(dataset, args.split, limit=args.limit, tests_in_prompt=args.tests_in_prompt)
+        sets[dataset] = common.solvable(problems, args.unsafe_code)
         common.load_template(args.prompt_template, sets[dataset])
         if args.feedback_quality and (len(sets[dataset]) < 2 or args.block_size < 2):
             raise common.InputError("--feedback-quality needs at least 2 problems of a set, and a --block-size of 2")

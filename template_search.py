@@ -128,6 +128,7 @@ def main(args: Args) -> None:
     problems, _ = common.load_train_and_eval(
         args.dataset, args.split, args.eval_dataset or args.dataset, args.eval_split, 1, None, args.tests_in_prompt
     )
+    problems = common.solvable(problems, args.unsafe_code)
     needed = args.search_size * (2 ** (len(names) - 1).bit_length() - 1)  # n, 2 n, 4 n ..., for ever fewer templates
     if needed > len(problems):
         raise common.InputError(f"--search-size {args.search_size}: {len(names)} templates need {needed} problems")

@@ -158,16 +158,19 @@ def test_input_output_that_cannot_be_judged_is_refused(tmp_path, cell, message):
         load_all(tmp_path, {"question": "Print.", "input_output": cell})
 
 
-def test_a_reference_that_fails_its_own_tests_is_named(small, refused, tmp_path):  # noqa: F811
-    """Red if a problem that nothing can solve is trained on."""
+def test_a_reference_that_fails_its_own_tests_is_left_out_and_named(small, refused, tmp_path, capsys):  # noqa: F811
+    """Red if a problem that nothing can solve is trained on or evaluated on, or goes without a word."""
     rows = [ROW | {"text": f"Triple, {n}.", "test_list": [*TESTS, f"assert triple({n}) == {3 * n}"]} for n in range(30)]
     rows[16]["code"] = "def triple(x):\n    return x"
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
-    error = refused(small(dataset=path))
-    assert error.endswith(
-        f"the reference solution fails its own tests in {path} row 17: correct these rows or remove them"
-    )
-    assert common.sandbox_for(common.load_problems("functions", "train", limit=3), unsafe=False)  # not tried: ours
+    args = small(dataset=path, split="all", eval_dataset="functions")
+    assert len(common.load_problems_for(args)[0]) == 29
+    assert capsys.readouterr().err == f"left out {path} row 17: the reference solution fails its own tests\n"
+    problems = common.solvable(common.load_problems(path, "all"), unsafe=False)
+    assert [problem.question for problem in problems if "16" in problem.question] == []
+    path = write_jsonl(tmp_path / "none.jsonl", [row | {"code": "def triple(x): return x"} for row in rows])
+    with pytest.raises(common.InputError, match="no reference solution of .*none.jsonl passes"):
+        common.load_problems_for(small(dataset=path, split="all", eval_dataset="functions"))
 
 
 # ---- prompts -------------------------------------------------------------------------------------------------------
