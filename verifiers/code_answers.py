@@ -9,7 +9,7 @@ MAX_RESPONSE = 50_000  # characters of a response that are read, counted from it
 MAX_UNFENCED = 10_000  # characters of a program without a fence
 # Possessive, so that what does not match fails in linear time. A fence may stand in a list item and name a file.
 OPENING = re.compile(r"(\s*+(?:(?:[-*+]|\d{1,3}[.)])\s++)?+)(```++|~~~++)([^`\n]*+)")
-CLOSING = re.compile(r"(\s*+)(```++|~~~++)\s*+")
+CLOSING = re.compile(r"\s*+(```++|~~~++)\s*+")
 
 
 def extract_code(response: str) -> str | None:
@@ -29,10 +29,9 @@ def extract_code(response: str) -> str | None:
 
 
 def last_block(lines: list[str], docstrings: bool) -> tuple[str | None, bool]:
-    """(the last block, whether no block is left open at the end), as Markdown has them.
+    """(the last block, whether no block is left open at the end); its lines lose the indentation of the fence.
 
-    A closing fence is indented by at most three columns more than the opening one, whose indentation the lines of the
-    block lose. docstrings: and it does not stand between triple quotes.
+    docstrings: a fence between triple quotes closes nothing.
     """
     block, fence, indent, quotes, content = None, None, 0, 0, []
     for line in lines:
@@ -40,12 +39,7 @@ def last_block(lines: list[str], docstrings: bool) -> tuple[str | None, bool]:
         if fence is None:
             if opening:
                 fence, indent, quotes, content = opening[2], len(opening[1]), 0, []
-        elif (
-            closing
-            and closing[2].startswith(fence)
-            and len(closing[1]) <= indent + 3
-            and not (docstrings and quotes % 2)
-        ):
+        elif closing and closing[1].startswith(fence) and not (docstrings and quotes % 2):
             block, fence = "\n".join(content), None
         else:
             content.append(line[min(indent, len(line) - len(line.lstrip())) :])
