@@ -177,7 +177,6 @@ UNIT_WORD = re.compile(r"[a-z$€£¢][a-z.'’]*|\\deg|/|\^ ?\{?[23]\}?")
 WORD = re.compile(r"(?<![\\A-Za-z\"])[A-Za-z][A-Za-z.'’]*")
 PART = re.compile(r'"[^"]*"|\\?[A-Za-z][A-Za-z.]*|\d+|\S')  # of what may be a unit at the end of an answer
 MONEY = re.compile(r'([-+]? ?)"([$€£])" ?(.+)', re.DOTALL)
-HAS_VALUE = re.compile(r"[\d\\]|(?<![A-Za-z\"])[A-Za-z](?![A-Za-z\"])")
 TRIGONOMETRY = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
 MAX_UNIT = 10  # parts of a unit, in the last 100 characters
 
@@ -204,8 +203,7 @@ def split_unit(s: str) -> tuple[str, frozenset[str]]:
         elif text not in ("^", "{", "}", "2", "3", ".", "/"):
             break
     for start in reversed(starts):
-        found = unit_of(s[start:]) if HAS_VALUE.search(s, 0, start) else None
-        if found:
+        if found := unit_of(s[start:]):
             return s[:start].strip(), found | unit
     return s, unit
 
