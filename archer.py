@@ -90,6 +90,8 @@ class Args:
     critic_lr: float = 1e-3  # learning rate of the critic, its encoder included, constant from the start
     baseline_lr: float = 1e-3  # learning rate of the token-level baseline
     lr_warmup_iterations: int = 5  # the language models' learning rates rise linearly over these iterations
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
+    min_lr_ratio: float = 0.1  # where they fall, this part of them is left at the last iteration
     adam_betas: tuple[float, float] = (0.9, 0.95)  # Adam's decay rates
     max_grad_norm: float = 1.0  # the gradient of each network is clipped to this norm
     micro_batch_size: int = 64  # sequences of one forward and backward pass (memory only)
@@ -383,8 +385,8 @@ def main(args: Args) -> None:
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
         iteration_time = time.time()
-        warmup = min(1.0, max(0, iteration - args.warmup_iterations) / max(1, args.lr_warmup_iterations))
-        solver_optimizer.lr = args.learning_rate * warmup
+        lr_scale = common.lr_scale(args, iteration - args.warmup_iterations, args.iterations - args.warmup_iterations)
+        solver_optimizer.lr = args.learning_rate * lr_scale
 
         # ---- ROLLOUT
         rows = common.problem_rows(iteration, args.rollout_size, len(train_problems), args.seed)
@@ -465,7 +467,7 @@ def main(args: Args) -> None:
             "losses/grad_norm_baseline": common.mean(losses["grad_norm_baseline"]),
             "charts/episodes": iteration * args.rollout_size,
             "charts/tokens_per_second": tokens / (time.time() - iteration_time),
-            "charts/learning_rate": args.learning_rate * warmup,
+            "charts/learning_rate": args.learning_rate * lr_scale,
         }
         progress.set_postfix_str(f"accuracy {metrics['rollout/accuracy_1']:.2f}, critic's AUC {critic_auc or 0:.2f}")
 

@@ -119,6 +119,18 @@ def load_problems_for(args) -> tuple[list[Problem], list[Problem]]:
     return train, held_out
 
 
+def lr_scale(args, iteration: int, iterations: int) -> float:
+    """What the learning rates are multiplied by: a linear rise over lr_warmup_iterations, then lr_schedule.
+
+    linear and cosine fall to min_lr_ratio, which the last of `iterations` reaches.
+    """
+    if iteration <= 0 or iteration < args.lr_warmup_iterations:
+        return max(0, iteration) / max(1, args.lr_warmup_iterations)
+    done = (iteration - args.lr_warmup_iterations) / max(1, iterations - args.lr_warmup_iterations)
+    fallen = {"constant": 0.0, "linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2}[args.lr_schedule]
+    return 1 - (1 - args.min_lr_ratio) * fallen
+
+
 def mean(parts: list[float]) -> float | None:
     """The mean of what was measured; None if nothing was."""
     return float(np.mean(parts)) if parts else None

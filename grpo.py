@@ -88,6 +88,8 @@ class Args:
     iterations: int = 40  # rollouts, each followed by the updates
     learning_rate: float = 2e-4  # learning rate of the solver (Adam)
     lr_warmup_iterations: int = 5  # the language models' learning rates rise linearly over these iterations
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
+    min_lr_ratio: float = 0.1  # where they fall, this part of them is left at the last iteration
     adam_betas: tuple[float, float] = (0.9, 0.95)  # Adam's decay rates
     max_grad_norm: float = 1.0  # the gradient of each network is clipped to this norm
     num_minibatches: int = 1  # optimiser batches (and steps) that a rollout is split into
@@ -369,8 +371,8 @@ def main(args: Args) -> None:
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
         iteration_time = time.time()
-        warmup = min(1.0, iteration / max(1, args.lr_warmup_iterations))
-        solver_optimizer.lr = args.learning_rate * warmup
+        lr_scale = common.lr_scale(args, iteration, args.iterations)
+        solver_optimizer.lr = args.learning_rate * lr_scale
 
         # ---- ROLLOUT
         sampled, kept = [], []  # of each round: the episodes, the rows to train on
@@ -384,9 +386,10 @@ def main(args: Args) -> None:
             episodes |= {"rewards": shaped, "lengths": lengths}
             groups = verdicts.view(-1, args.group_size)  # (N, G)
             mixed = (groups != groups[:, :1]).any(1).repeat_interleave(args.group_size)  # (B,)
-            keep = mixed if args.dynamic_sampling else torch.ones_like(mixed)
             sampled.append(episodes)
-            kept.append(keep.nonzero().squeeze(1)[: rollout_size - sum(map(len, kept))])
+            kept.append(
+                (mixed | (not args.dynamic_sampling)).nonzero().squeeze(1)[: rollout_size - sum(map(len, kept))]
+            )
             if sum(map(len, kept)) == rollout_size:
                 break
 
@@ -430,7 +433,7 @@ def main(args: Args) -> None:
             "charts/episodes": counters["rounds"] * rollout_size,
             "charts/verify_seconds": sum(e["verdict_log"]["charts/verify_seconds"] for e in sampled),
             "charts/tokens_per_second": lengths.sum().item() / (time.time() - iteration_time),
-            "charts/learning_rate": args.learning_rate * warmup,
+            "charts/learning_rate": args.learning_rate * lr_scale,
         }
         progress.set_postfix_str(f"accuracy {verdicts.mean():.2f}, reward {shaped.mean():.2f}")
 

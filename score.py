@@ -89,6 +89,8 @@ class Args:
     iterations: int = 40  # rollouts, each followed by the updates
     learning_rate: float = 2e-4  # learning rate of the solver (Adam)
     lr_warmup_iterations: int = 5  # the language models' learning rates rise linearly over these iterations
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
+    min_lr_ratio: float = 0.1  # where they fall, this part of them is left at the last iteration
     adam_betas: tuple[float, float] = (0.9, 0.95)  # Adam's decay rates
     max_grad_norm: float = 1.0  # the gradient of each network is clipped to this norm
     num_minibatches: int = 1  # optimiser batches (and steps) that a rollout is split into
@@ -337,8 +339,8 @@ def main(args: Args) -> None:
     for iteration in progress:
         iteration_time = time.time()
         stage1 = iteration <= args.stage1_iterations
-        warmup = min(1.0, iteration / max(1, args.lr_warmup_iterations))
-        solver_optimizer.lr = args.learning_rate * warmup
+        lr_scale = common.lr_scale(args, iteration, args.iterations)
+        solver_optimizer.lr = args.learning_rate * lr_scale
 
         # ---- ROLLOUT: TURN 1, TURN 2
         rows = common.problem_rows(iteration, args.rollout_size, len(train_problems), args.seed)
@@ -394,7 +396,7 @@ def main(args: Args) -> None:
             "losses/grad_norm_solver": common.mean(losses["grad_norm_solver"]),
             "charts/episodes": iteration * args.rollout_size,
             "charts/tokens_per_second": tokens / (time.time() - iteration_time),
-            "charts/learning_rate": args.learning_rate * warmup,
+            "charts/learning_rate": args.learning_rate * lr_scale,
         }
         progress.set_postfix_str(f"accuracy {metrics['rollout/accuracy_1']:.2f} -> {metrics['rollout/accuracy_2']:.2f}")
 

@@ -21,6 +21,7 @@ CHECK = "Check the solution step by step and point out the first mistake, if the
 FEEDBACK = "Feedback on your solution:\n"
 REFINE = "Solve the problem again, using the feedback. Put the final answer in \\boxed{}."
 SELF_CORRECT = "There may be a mistake in your solution. Solve it again. Put the final answer in \\boxed{}."
+ANSWERED = " ###Answer:{answer} ###Solution:"  # behind the problem where its answer is shown
 # The same for code problems.
 SOLVE_CODE = "Write the program in Python. Put all of it in one ```python block."
 CHECK_CODE = "Check the program line by line and point out the first mistake, if there is one. Do not write the rest."
@@ -82,6 +83,12 @@ def attempt_messages(problem: Problem, template: Messages = ()) -> Messages:
     """Turn 1, x: the prompt of the first attempt z, after the messages of a template."""
     solve = SOLVE_CODE if problem.tests else SOLVE
     return [*template, {"role": "user", "content": f"{problem.statement}\n\n{solve}"}]
+
+
+def answered_messages(problem: Problem, answer_template: str, template: Messages = ()) -> Messages:
+    """(x, y): turn 1's prompt with the gold answer behind it; answer_template is a text with {answer}."""
+    *before, last = attempt_messages(problem, template)
+    return [*before, last | {"content": last["content"] + answer_template.replace("{answer}", problem.answer)}]
 
 
 def feedback_messages(problem: Problem, attempt: str) -> Messages:

@@ -79,6 +79,7 @@ def command_line(args, script: str | Path, **changes) -> str:
 
 
 MAY_BE_ZERO = ("seed", "eval_seed", "stage1_iterations", "lr_warmup_iterations", "keep_checkpoints", "feedback_every")
+MAY_BE_ZERO += ("candidate_top_k",)
 MAY_BE_ZERO += ("tests_in_prompt", "warmup_iterations", "dynamic_sampling", "overlong_buffer")
 
 
@@ -99,7 +100,7 @@ def check_args(args) -> None:
         raise InputError(f"--temperature {args.temperature} must be above 0: nothing is learned from greedy responses")
     if not 0 < args.top_p <= 1:
         raise InputError(f"--top-p {args.top_p} must be in (0, 1]")
-    for name in ("tau", "offline_first_turn", "gae_lambda", "gamma"):
+    for name in ("tau", "offline_first_turn", "gae_lambda", "gamma", "min_lr_ratio"):
         if getattr(args, name, 0.0) > 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at most 1")
     if getattr(args, "baseline", "") == "leave-one-out" and args.rollout_size == 1:

@@ -8,7 +8,7 @@ from problems import InputError, Problem
 import torch
 from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
-EMBEDDED_MODELS = ("tiny", "tiny/functions")  # one writes solutions, the other programs
+EMBEDDED_MODELS = ("tiny", "tiny/functions", "tiny/answered")  # for solutions, programs, solutions to a shown answer
 THINKING = ("<think>", "</think>")
 ROOT = Path(__file__).parents[1]
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of logits that are computed in two ways, beside the largest

@@ -107,8 +107,8 @@ MUTANTS = [
     ("mlmt_rl.py", "iteration <= args.stage1_iterations", "iteration < args.stage1_iterations"),
     (
         "mlmt_rl.py",
-        "args.learning_rate * warmup, args.guidance_lr * warmup",
-        "args.learning_rate * warmup, args.learning_rate * warmup",
+        "args.learning_rate * lr_scale, args.guidance_lr * lr_scale",
+        "args.learning_rate * lr_scale, args.learning_rate * lr_scale",
     ),
     ("mlmt_rl.py", "lr=args.value_lr", "lr=args.guidance_lr"),
     ("mlmt_rl.py", "min(1.0, iteration / max", "min(1.0, (iteration + 1) / max"),
@@ -152,8 +152,8 @@ MUTANTS = [
     ("rl_guided_score.py", "iteration <= args.stage1_iterations", "iteration < args.stage1_iterations"),
     (
         "rl_guided_score.py",
-        "args.learning_rate * warmup, args.guidance_lr * warmup",
-        "args.learning_rate * warmup, args.learning_rate * warmup",
+        "args.learning_rate * lr_scale, args.guidance_lr * lr_scale",
+        "args.learning_rate * lr_scale, args.learning_rate * lr_scale",
     ),
     ("rl_guided_score.py", "args.gamma * args.kl_coef * kl_2", "args.kl_coef * kl_2"),
     ("score.py", "share * A_1, share * kl_coef_1", "A_1, share * kl_coef_1"),
@@ -180,7 +180,8 @@ MUTANTS = [
     ),
     ("archer.py", "polyak_step(target, critic, args.tau)", "polyak_step(target, critic, 0.1)"),
     ("archer.py", "iteration > args.warmup_iterations else", "iteration >= args.warmup_iterations else"),
-    ("archer.py", "max(0, iteration - args.warmup_iterations) /", "iteration /"),
+    ("archer.py", "(iteration - args.warmup_iterations, args", "(iteration, args"),
+    ("common.py", "(1 - math.cos(math.pi * done)) / 2", "done"),
     ("archer.py", "range(args.actor_epochs if", "range(1 if"),
     # ---- which baseline
     ("score.py", "A_1 = reward_1 - baseline(reward_1,", "A_1 = reward_1 - baseline(rewards_1,"),

@@ -7,6 +7,7 @@ never right, so verdicts and forms are drawn from the texts.
 """
 
 import itertools
+import math
 import types
 import zlib
 from pathlib import Path
@@ -261,3 +262,12 @@ def baseline(rewards: torch.Tensor, kind: str) -> torch.Tensor:
     others = {"none": lambda i: [], "batch": lambda i: [*rows], "leave-one-out": lambda i: [j for j in rows if j != i]}
     chosen = [[rewards[j] for j in others[kind](i)] for i in rows]
     return torch.tensor([sum(part) / len(part) if part else 0.0 for part in chosen])
+
+
+def rate_factor(args, iteration: int, iterations: int) -> float:
+    """Of the learning rates: up over the warm-up, then down by a line or half a cosine."""
+    if iteration <= args.lr_warmup_iterations:
+        return iteration / args.lr_warmup_iterations if args.lr_warmup_iterations else float(iteration > 0)
+    part = (iteration - args.lr_warmup_iterations) / (iterations - args.lr_warmup_iterations)
+    height = {"constant": 1.0, "linear": 1 - part, "cosine": 0.5 + 0.5 * math.cos(part * math.pi)}[args.lr_schedule]
+    return args.min_lr_ratio * (1 - height) + height

@@ -7,12 +7,13 @@ import types
 import pytest
 import torch
 from conftest import small_args
-from replay import Recording, Replay, copies, load, mean, save_family, verdict, well_formed
+from replay import Recording, Replay, copies, load, mean, rate_factor, save_family, verdict, well_formed
 
 import archer
 import common
 import expert_iteration
 import grpo
+import intro
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ class Grpo(OneTurn):
         size = args.groups_per_batch * args.group_size
         self.evaluation(0, args.greedy_eval)
         for iteration in range(1, args.iterations + 1):
-            warm = min(1.0, iteration / args.lr_warmup_iterations) if args.lr_warmup_iterations else 1.0
+            warm = rate_factor(args, iteration, args.iterations)
             sampled, trained, undecided = [], [], []
             for _ in range(max(1, args.dynamic_sampling)):
                 rounds += 1
@@ -150,7 +151,7 @@ RATES = {"learning_rate": 4e-3, "temperature": 1.0, "kl_coef": 0.2}
 STEPS = {"num_minibatches": 2, "update_epochs": 2, "clip_low": 0.02, "clip_high": 0.04, "temperature": 0.7}
 K3 = {"kl_estimator": "k3_loss", "learning_rate": 1e-3}  # it grows exponentially with what a step moves
 K1 = {"kl_estimator": "k1_reward"}
-SLOW = {"lr_warmup_iterations": 5, "adam_betas": (0.7, 0.8), "max_grad_norm": 0.3}
+SLOW = {"lr_warmup_iterations": 1, "lr_schedule": "cosine", "adam_betas": (0.7, 0.8), "max_grad_norm": 0.3}
 CASES = {
     "defaults": {"kl_coef": 0.04, **K3},
     "several steps": {**STEPS, **K3, **SLOW},
@@ -215,6 +216,96 @@ def test_expert_iteration_is_what_its_formulas_say(problem_file, tmp_path, monke
     replay = Expert(args, Recording(monkeypatch, expert_iteration, args))
     replay.run()
     replay.finish(f"expert_iteration.py, {case}")
+
+
+# ---- InTRO ---------------------------------------------------------------------------------------------------------
+
+
+class Intro(OneTurn):
+    def answered_prompt(self, problem) -> list[int]:
+        messages = common.attempt_messages(problem, self.template)
+        messages[-1]["content"] += f" ###Answer:{problem.answer} ###Solution:"
+        return common.encode_prompt(self.tokenizer, messages)[0]
+
+    def evaluation(self, iteration: int, greedy: bool) -> None:
+        row, args = self.recording.rows[iteration], self.args
+        sampled = self.rollout(self.held_out)
+        messages = [common.answered_messages(p, args.answer_template, self.template) for p in self.held_out]
+        shown = self.turn(self.solver, self.tokenizer, messages, args.max_new_tokens)
+        assert [response.prompt for response in shown] == [self.answered_prompt(p) for p in self.held_out]
+        right = mean(verdict(response.text, p) is True for response, p in zip(shown, self.held_out))
+        assert row["eval/accuracy_1"] == pytest.approx(mean(r.right for r in sampled.responses))
+        assert row["eval/accuracy_answered"] == pytest.approx(right)
+        assert row["eval/greedy_accuracy_1"] == pytest.approx(
+            mean(r.right for r in self.rollout(self.held_out, 0.0).responses)
+        )
+
+    def objective(self, response, problem, logged: list) -> torch.Tensor:
+        """Sum over the positions of what eq. 7 maximises, with the rationale's own token as the only candidate."""
+        args, ids = self.args, response.ids
+        log_q = self.log_policy(self.solver, response)  # (T, W)
+        teacher = types.SimpleNamespace(prompt=self.answered_prompt(problem), ids=ids)
+        log_p = self.log_policy(self.solver, teacher)
+        p, q, own = log_p.exp(), log_q.exp(), range(len(ids))
+        w = (p / q)[own, ids].detach()
+        parts = [w.clamp(max=args.weight_clip), (w > args.weight_clip).float(), (p * (log_p - log_q)).sum(1)]
+        logged += torch.stack([*parts, -(q * log_q).sum(1), -(p * log_p).sum(1)], 1).tolist()
+        if args.estimator == "sampled":
+            w = w if args.stop_weight_gradients else (p / q)[own, ids]
+            return (w.clamp(max=args.weight_clip) * log_q[own, ids]).sum()
+        if args.stop_weight_gradients:
+            return (p.detach() * log_q).sum()
+        return (q.detach() * (p / q).clamp(max=args.weight_clip) * log_q).sum()
+
+    def run(self) -> None:
+        args = self.args
+        self.template = common.load_template(args.prompt_template, self.training)
+        self.evaluation(0, True)
+        for iteration in range(1, args.iterations + 1):
+            warm = rate_factor(args, iteration, args.iterations)
+            problems = [p for p in self.problems(iteration, args.groups_per_batch) for _ in range(args.group_size)]
+            e = self.rollout(problems)
+            kept = [(r, p) for r, p in zip(e.responses, problems) if r.right or not args.only_correct]
+            losses, logged = {"policy_solver": [], "grad_norm_solver": []}, []
+            for batch in self.minibatches(len(kept)):
+                tokens, loss = sum(len(kept[i][0].ids) for i in batch), 0.0
+                for i in batch:
+                    divisor = len(batch) * len(kept[i][0].ids) if args.loss_norm == "sequence" else tokens
+                    part = -self.objective(*kept[i], logged) / divisor
+                    part.backward()
+                    loss += part.item()
+                losses["policy_solver"].append(loss)
+                losses["grad_norm_solver"].append(self.step(0, args.learning_rate * warm))
+            row = {f"losses/{name}": mean(parts) if parts else None for name, parts in losses.items()}
+            names = ("weight", "weight_clipped", "kl_teacher", "entropy", "entropy_teacher")
+            row |= {f"losses/{name}": mean(column) for name, column in zip(names, zip(*logged), strict=True)}
+            row |= {"rollout/accuracy_1": mean(r.right for r in e.responses), "rollout/kept": len(kept) / len(problems)}
+            row |= {"rollout/reward": row["rollout/accuracy_1"], "rollout/undecided": e.undecided}
+            row |= {"rollout/response_length_1": mean(len(r.ids) for r in e.responses)}
+            row |= {"rollout/truncated": mean(r.truncated for r in e.responses)}
+            row |= {"charts/episodes": iteration * len(problems), "charts/learning_rate": args.learning_rate * warm}
+            self.row(iteration, row, sum(len(r.ids) for r in e.responses))
+        self.evaluation(args.iterations, True)
+
+
+INTRO = {"n_candidates": 1, "learning_rate": 1e-3, "weight_clip": 1.05}
+INTRO_CASES = {
+    "exact": {"estimator": "exact", "prompt_template": "concise"},
+    "exact, gradient through w": {"estimator": "exact", "stop_weight_gradients": False, **SLOW},
+    "its own tokens": {"num_minibatches": 2, "update_epochs": 2, "temperature": 0.7},
+    "gradient through w": {"stop_weight_gradients": False, "loss_norm": "token", "only_correct": False},
+}
+
+
+@pytest.mark.parametrize("case", INTRO_CASES)
+def test_intro_is_what_its_formulas_say(problem_file, tmp_path, monkeypatch, folders, case):
+    """Every step's weights and every metric agree to 1e-5 with the plain recomputation from what was sampled."""
+    flags = {"policy_lm": folders["qwen3" if "w" in case else "llama"]} | SIZES | RATES | INTRO | INTRO_CASES[case]
+    flags = {key: value for key, value in flags.items() if key in intro.Args.__dataclass_fields__}
+    args = small_args(problem_file, tmp_path / "run", script=intro, **flags)
+    replay = Intro(args, Recording(monkeypatch, intro, args))
+    replay.run()
+    replay.finish(f"intro.py, {case}")
 
 
 # ---- ArCHer --------------------------------------------------------------------------------------------------------
@@ -331,7 +422,7 @@ class Archer(OneTurn):
         self.evaluation(0, False)
         for iteration in range(1, args.iterations + 1):
             after = max(0, iteration - args.warmup_iterations)
-            warm = min(1.0, after / args.lr_warmup_iterations) if args.lr_warmup_iterations else float(after > 0)
+            warm = rate_factor(args, after, args.iterations - args.warmup_iterations)
             problems = self.problems(iteration, B)
             e = self.rollout(problems)
             self.buffer += [(p, r.text, r.right) for p, r in zip(problems, e.responses)]

@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 from conftest import small_args
-from replay import Recording, Replay, baseline, load, mean, outcomes, save_family, verdict
+from replay import Recording, Replay, baseline, load, mean, outcomes, rate_factor, save_family, verdict
 
 import common
 import mlmt_rl
@@ -130,7 +130,7 @@ class TwoTurns(Replay):
         self.evaluation(0)
         for iteration in range(1, args.iterations + 1):
             stage1 = iteration <= args.stage1_iterations
-            warm = min(1.0, iteration / args.lr_warmup_iterations) if args.lr_warmup_iterations else 1.0
+            warm = rate_factor(args, iteration, args.iterations)
             offline = 0 if stage1 else round(offline_share * B)
             own, everyone = range(offline, B), range(B)
             problems = self.problems(iteration, B)
@@ -231,7 +231,13 @@ CASES = {
     },
     "rl_guided_score": {
         "defaults": {"kl_coef": 0.01, "feedback_lm": None},
-        "stages": {**STAGES, "lr_warmup_iterations": 5, "adam_betas": (0.7, 0.8), "baseline": "batch"},
+        "stages": {
+            **STAGES,
+            "lr_warmup_iterations": 1,
+            "lr_schedule": "cosine",
+            "adam_betas": (0.7, 0.8),
+            "baseline": "batch",
+        },
         "stages, KL loss": {**STAGES, **STEPS, **K3, "max_grad_norm": 0.3},
         "discounted": {**STAGES, **STEPS, "gamma": 0.6, "baseline": "leave-one-out"},
         "a frozen hint": {"train_guidance_model": False, "stage1_iterations": 1},
@@ -239,7 +245,7 @@ CASES = {
     },
     "mlmt_rl": {
         "defaults": {"kl_coef": 0.01, "guidance_kl_coef": 0.01, "feedback_lm": None},
-        "several steps": {**STEPS, "lr_warmup_iterations": 5, "adam_betas": (0.7, 0.8)},
+        "several steps": {**STEPS, "lr_schedule": "linear", "min_lr_ratio": 0.3, "adam_betas": (0.7, 0.8)},
         "stop-grad, lambda": {"stop_value_gradients": True, "gae_lambda": 0.4, "max_grad_norm": 0.3},
         "shared baseline": {**STEPS, "shared_baseline": True, "value_coef": 2.0},
         "shaped": {"value_shaping": 0.7, "star_samples": 2, "joint_kl": True, "alpha": 1.5},

@@ -19,7 +19,7 @@ TOKENS = [common.SOLVE_CODE, common.STUDENT, common.CHECK_CODE, common.FEEDBACK,
 TOKENS += [common.SELF_CORRECT_CODE]
 FLAGS = {  # of pretrain.py, where they are not as for arithmetic
     "clean_steps": 800,
-    "clean_batch": (8, 28, 12, 4),
+    "clean_batch": (8, 28, 12, 4, 0),
     # Comparing digits takes longer to learn than comparing words: at 0.1 slips, three of four still passed after 900
     # steps, and the doubt made right lines look wrong.
     "read_mistakes": (0.4, 0.3, 0.02),

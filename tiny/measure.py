@@ -39,6 +39,9 @@ def measure(model, tokenizer, task, args) -> None:
         if name == "own":
             for p, z, g, y in list(zip(problems, attempts, own, refinements))[:3]:
                 print(f"\n{p.statement}\n-- attempt\n{z}\n-- feedback\n{g}\n-- refinement\n{y}")
+    if args.task == "answered":
+        prompts = [common.answered_messages(p, common.ANSWERED) for p in problems]
+        table["attempt, answer shown"] = right(respond(model, tokenizer, prompts))
     prompts = [common.self_correct_messages(p, z) for p, z in zip(problems, attempts)]
     table["self-correction"] = right(respond(model, tokenizer, prompts))
     print(f"\n{len(problems)} test problems, T = 1{'all':>16s}  attempt right  attempt wrong")

@@ -2,12 +2,16 @@
 
     python tiny/pretrain.py [arithmetic]    # tiny/
     python tiny/pretrain.py functions       # tiny/functions/
+    python tiny/pretrain.py answered        # tiny/answered/, for intro.py
 
 First the tokenizer, from generated transcripts. Then supervised learning on transcripts of the train split, generated
 as they are needed, in two phases. The clean phase teaches the skill: right attempts, right checks of attempts that hold
 mistakes, refinements that take over what the feedback says and go on rightly. The short careless phase continues with
 transcripts that hold the task's typical mistakes and unreliable checks. It sets an imperfect start over a mastered
 skill, as a pretrained language model has it: what reinforcement learning finds here is not new.
+
+The answered model goes on from the one for `arithmetic`: a few more careless steps in which attempts that are shown the
+answer are right, as a pretrained language model makes fewer slips on the way to an answer that it knows.
 
 What a task's students and checkers write, right and wrong, stands in its transcripts module, with the measured start.
 """
@@ -17,7 +21,7 @@ import random
 import re
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,12 +38,12 @@ from problems.arithmetic import in_test_split
 from tiny import arithmetic_transcripts, functions_transcripts
 from tiny.measure import measure
 
-ROLES = ("attempt", "feedback", "refine", "self_correct")
+ROLES = ("attempt", "feedback", "refine", "self_correct", "answered")
 
 
 @dataclass
 class Args:
-    task: tyro.conf.Positional[Literal["arithmetic", "functions"]] = "arithmetic"
+    task: tyro.conf.Positional[Literal["arithmetic", "functions", "answered"]] = "arithmetic"
     """the embedded problems"""
     output_dir: Path = Path(__file__).resolve().parent
     """folder of the finished model"""
@@ -59,8 +63,8 @@ class Args:
     """optimiser steps"""
     clean_lr: float = 3e-3
     """peak learning rate"""
-    clean_batch: tuple[int, int, int, int] = (16, 24, 8, 4)
-    """transcripts in a step: attempts, feedbacks, refinements, self-corrections"""
+    clean_batch: tuple[int, int, int, int, int] = (16, 24, 8, 4, 0)
+    """transcripts in a step: attempts, feedbacks, refinements, self-corrections, attempts that are shown the answer"""
     read_mistakes: tuple[float, float, float] = (0.15, 0.3, 0.1)
     """how often a step of an attempt that is read (never learned) holds each of the task's three mistakes"""
     read_errors: tuple[float, float] = (0.04, 0.2)
@@ -71,7 +75,7 @@ class Args:
     """optimiser steps"""
     careless_lr: float = 5e-4
     """peak learning rate"""
-    careless_batch: tuple[int, int, int, int] = (22, 12, 10, 4)
+    careless_batch: tuple[int, int, int, int, int] = (22, 12, 10, 4, 0)
     """transcripts in a step, as above"""
     mistakes: tuple[float, float, float] = (0.15, 0.7, 0.015)
     """the same for a step of an attempt or a refinement that is learned"""
@@ -98,9 +102,12 @@ class Args:
 
 
 TASKS = {"arithmetic": arithmetic_transcripts, "functions": functions_transcripts}
+TASKS |= {"answered": arithmetic_transcripts}
+ANSWERED = {"clean_steps": 0, "careless_steps": 400, "careless_batch": (16, 6, 6, 4, 24)}
 DEFAULTS = {
     "arithmetic": Args(),
     "functions": Args("functions", Args.output_dir / "functions", **functions_transcripts.FLAGS),
+    "answered": Args("answered", Args.output_dir / "answered", **ANSWERED),
 }
 
 
@@ -114,6 +121,10 @@ def transcript(role: str, clean: bool, args: Args, rng: random.Random) -> tuple[
     while in_test_split(problem.question):
         problem = task.new_problem(rng)
     facts, mistakes = task.read_problem(problem), (0, 0, 0) if clean else args.mistakes
+    if role == "answered":
+        values = task.attempt(facts, [], (0, 0, 0), args, rng)
+        problem = replace(problem, answer=str(values[-1]))
+        return common.answered_messages(problem, common.ANSWERED), task.attempt_text(facts, values)
     if role == "attempt":
         return common.attempt_messages(problem), task.attempt_text(facts, task.attempt(facts, [], mistakes, args, rng))
     student = task.attempt(facts, [], args.read_mistakes if clean else mistakes, args, rng)
@@ -140,7 +151,7 @@ def make_tokenizer(args: Args) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     task, rng = TASKS[args.task], random.Random(args.seed)
-    pairs = [transcript(role, True, args, rng) for role in ROLES * 1000]
+    pairs = [transcript(role, True, args, rng) for role in ROLES[:4] * 1000]
     texts = ["\n".join([*(message["content"] for message in prompt), response]) for prompt, response in pairs]
     words = [word for text in texts for word in re.split("|".join(map(re.escape, task.TOKENS)), text)]
     trainer = trainers.BpeTrainer(
@@ -195,9 +206,9 @@ def learn(model: LlamaForCausalLM, tokenizer, clean: bool, args: Args, rng: rand
         for group in [group for optimizer in optimizers for group in optimizer.param_groups]:
             group["lr"] = lr * min(step / (warmup + 1), 1 - 0.95 * (step - warmup) / (steps - warmup))
         pairs = [[transcript(role, clean, args, rng) for _ in range(size)] for role, size in zip(ROLES, sizes)]
-        batches = [encode(role_pairs, tokenizer) for role_pairs in pairs]
-        n = sum(mask.sum() for _, mask in batches)
-        for i, (ids, mask) in enumerate(batches):  # one pass for each role: their lengths differ
+        batches = {i: encode(role_pairs, tokenizer) for i, role_pairs in enumerate(pairs) if role_pairs}
+        n = sum(mask.sum() for _, mask in batches.values())
+        for i, (ids, mask) in batches.items():  # one pass for each role: their lengths differ
             # The padding is on the right, where a causal model does not see it: no attention mask is needed.
             hidden = model.model(input_ids=ids).last_hidden_state[:, :-1][mask[:, 1:]]  # (response tokens, D)
             loss = F.cross_entropy(model.lm_head(hidden), ids[:, 1:][mask[:, 1:]], reduction="sum")
@@ -209,19 +220,20 @@ def learn(model: LlamaForCausalLM, tokenizer, clean: bool, args: Args, rng: rand
             optimizer.step()
             optimizer.zero_grad()
         if step % 100 == 0 or step == steps:
-            means = ", ".join(f"{role} {mean:.4f}" for role, mean in zip(ROLES, losses / tokens))
+            means = ", ".join(f"{ROLES[i]} {losses[i] / tokens[i]:.4f}" for i in batches)
             print(f"{phase} {step}/{steps}, loss: {means}, cpu {time.process_time():.0f} s", flush=True)
             losses[:], tokens[:] = 0, 0
 
 
 def main() -> None:
-    task = "functions" if sys.argv[1:2] == ["functions"] else "arithmetic"
+    task = sys.argv[1] if sys.argv[1:2] and sys.argv[1] in DEFAULTS else "arithmetic"
     args = tyro.cli(Args, default=DEFAULTS[task])
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     rng, began = random.Random(args.seed), time.perf_counter()
-    tokenizer = make_tokenizer(args)
+    start = Args.output_dir if args.task == "answered" else None
+    tokenizer = AutoTokenizer.from_pretrained(start) if start else make_tokenizer(args)
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -233,10 +245,10 @@ def main() -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = LlamaForCausalLM(config)
+    model = AutoModelForCausalLM.from_pretrained(start) if start else LlamaForCausalLM(config)
     print(f"{len(tokenizer)} tokens, {model.num_parameters():,} parameters")
-    learn(model, tokenizer, True, args, rng)
-    learn(model, tokenizer, False, args, rng)
+    for clean in (True, False):
+        learn(model, tokenizer, clean, args, rng)
 
     model.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
