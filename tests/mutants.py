@@ -17,8 +17,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 REPLAYS = {"mlmt_rl.py": "mlmt_rl-", "score.py": "[score-", "rl_guided_score.py": "rl_guided_score-"}
-REPLAYS |= {"grpo.py": "test_grpo_is", "archer.py": "test_archer_is", "expert_iteration.py": "test_expert"}
-OTHERS = "archer expert_iteration episodes gradients grpo logprobs models resume run_folder score".split()
+REPLAYS |= {
+    "intro.py": "test_intro_is",
+    "grpo.py": "test_grpo_is",
+    "archer.py": "test_archer_is",
+    "expert_iteration.py": "test_expert",
+}
+OTHERS = "archer expert_iteration intro episodes gradients grpo logprobs models resume run_folder score".split()
 
 # script, text, text with the mistake
 MUTANTS = [
@@ -299,6 +304,26 @@ MUTANTS = [
         'losses["critic_q"].append(q_loss.mean().item())',
     ),
     ("archer.py", 'tokens += turn["response_mask"].sum().item()', "pass"),
+    # ---- InTRO
+    ("intro.py", "[hidden[:, -T - 1 : -1][mask", "[hidden[:, -T:][mask"),
+    ("intro.py", "w = w.detach() if args.stop_weight_gradients else w", "pass"),
+    ("intro.py", "keep = verdicts == 1 if", "keep = verdicts >= 0 if"),
+    ("intro.py", "hidden_p = hidden_states(model, answered, mb)", "hidden_p = hidden_states(model, turn, mb)"),
+    ("intro.py", "with torch.set_grad_enabled(not args.stop_weight_gradients)", "with torch.no_grad()"),
+    ("intro.py", "1 / (len(rows) * lengths) if", "1 / (len(lengths) * lengths) if"),
+    ("intro.py", "1 / lengths[rows].sum()", "1 / lengths.sum()"),
+    ("intro.py", ".float() / args.temperature).log_softmax(-1)", ".float()).log_softmax(-1)"),
+    (
+        "intro.py",
+        "candidates = torch.cat([own[:, None], draws], 1)",
+        "candidates = torch.cat([draws, own[:, None]], 1)",
+    ),
+    ("intro.py", "share = log_q.exp().detach()", "share = log_q.exp()"),
+    ("intro.py", "(weights > args.weight_clip)", "(weights < args.weight_clip)"),
+    ("intro.py", "(p * (log_p - log_q)).sum(1), -(q", "(q * (log_q - log_p)).sum(1), -(q"),
+    ("intro.py", "/ logged[5]).tolist()", "/ len(kept)).tolist()"),
+    ("intro.py", "shown = run_episodes(models, tokenizers, problems, args, answered=True)", "shown = episodes"),
+    ("intro.py", "solver_optimizer.lr = args.learning_rate * lr_scale", "solver_optimizer.lr = args.learning_rate"),
     ("archer.py", "auc(q.min(1).values, rewards_1)", "auc(q[:, 0], rewards_1)"),
     (
         "running/folder.py",

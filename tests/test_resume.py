@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import archer
 import common
 import grpo
+import intro
 import mlmt_rl
 import rl_guided_score
 import runs
@@ -256,6 +257,7 @@ VARIANTS = {
     "ArCHer in bfloat16": (archer, ARCHER | BF16),
     "GRPO": (grpo, GRPO | {"update_epochs": 2, "num_minibatches": 2, "kl_estimator": "k1_reward"}),
     "GRPO, further rounds": (grpo, GRPO | {"dynamic_sampling": 3}),
+    "InTRO": (intro, GRPO | {"update_epochs": 2, "lr_schedule": "linear", "lr_warmup_iterations": 4}),
 }
 
 
@@ -274,11 +276,11 @@ def test_two_iterations_and_two_more_are_four(small, tmp_path, coin_rewards, scr
     assert "losses/grad_norm_solver" in norms and all(value > 0 for value in norms.values()), norms
 
 
-@pytest.mark.parametrize("script", [score, rl_guided_score, archer, grpo], ids=lambda script: script.__name__)
+@pytest.mark.parametrize("script", [score, rl_guided_score, archer, grpo, intro], ids=lambda script: script.__name__)
 def test_a_killed_sibling_goes_on(small, tmp_path, script):
     """Red if what test_five_kills_change_nothing shows of mlmt_rl.py does not hold for its siblings."""
     flags = {"script": script, "iterations": 4, "save_every": 2, "eval_every": 3, "max_new_tokens": 32}
-    flags |= {archer: ARCHER, grpo: GRPO}.get(script, {"stage1_iterations": 1})
+    flags |= {archer: ARCHER, grpo: GRPO, intro: GRPO}.get(script, {"stage1_iterations": 1})
     whole, killed = (small(run_dir=tmp_path / name, **flags) for name in ("whole", "killed"))
     script.main(whole)
     process = start(killed)

@@ -9,13 +9,19 @@ import archer
 import common
 import expert_iteration
 import grpo
+import intro
 import rl_guided_score
 import score
 from problems.functions import load_functions
 
 ARCHER = {"critic_batch_size": 4, "actor_batch_size": 4, "warmup_iterations": 0}
-SCRIPTS = {script.__name__: script for script in (score, rl_guided_score, archer, grpo, expert_iteration)}
-OWN_FLAGS = {archer: ARCHER, grpo: {"groups_per_batch": 4}, expert_iteration: {"groups_per_batch": 4}}
+SCRIPTS = {script.__name__: script for script in (score, rl_guided_score, archer, grpo, expert_iteration, intro)}
+OWN_FLAGS = {
+    archer: ARCHER,
+    grpo: {"groups_per_batch": 4},
+    expert_iteration: {"groups_per_batch": 4},
+    intro: {"groups_per_batch": 4},
+}
 
 
 @pytest.fixture(params=list(SCRIPTS))
@@ -37,9 +43,11 @@ def test_metrics_follow_from_the_episodes(small, tmp_path, script):
     assert [row["iteration"] for row in rows] == [0, 1, 2]
     assert len({frozenset(row) for row in rows[1:]}) == 1 and rows[0].keys() < rows[1].keys()
     problems = {p.statement: p for p in common.load_problems(args.dataset, "all")}
-    one_turn = script in (archer, grpo, expert_iteration)
+    one_turn = script in (archer, grpo, expert_iteration, intro)
     turns = {"reward_1": "attempt"} if one_turn else {"reward_1": "attempt", "reward_2": "refinement"}
-    rollout_size = args.groups_per_batch * args.group_size if script in (grpo, expert_iteration) else args.rollout_size
+    rollout_size = (
+        args.groups_per_batch * args.group_size if script in (grpo, expert_iteration, intro) else args.rollout_size
+    )
     for episode in episodes:
         for reward, turn in turns.items():
             assert episode[reward] == common.verify(episode[turn], problems[episode["question"]])
@@ -60,6 +68,7 @@ def test_metrics_follow_from_the_episodes(small, tmp_path, script):
     assert empty <= (may_be if script is archer else set())
 
 
+@pytest.mark.parametrize("script", [script for script in SCRIPTS.values() if script is not intro])
 def test_code_problems(small, tmp_path, script):
     """The code prompts, the sandbox and the embedded model for code are found by each script."""
     problems = [p for split, n in (("train", 16), ("test", 4)) for p in load_functions(split, n, 0)]
