@@ -50,7 +50,7 @@ class Args:
     wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
-    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded tiny (code: tiny/functions)
+    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
     chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     dataset: str = "arithmetic"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file

@@ -49,7 +49,7 @@ class Args:
     wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
-    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded tiny (code: tiny/functions)
+    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
     chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     dataset: str = "arithmetic"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file
@@ -385,11 +385,9 @@ def main(args: Args) -> None:
             shaped = shaped_rewards(verdicts, episodes["well_formed"], lengths, args)  # R, (B,)
             episodes |= {"rewards": shaped, "lengths": lengths}
             groups = verdicts.view(-1, args.group_size)  # (N, G)
-            mixed = (groups != groups[:, :1]).any(1).repeat_interleave(args.group_size)  # (B,)
+            keep = ((groups != groups[:, :1]).any(1) | (not args.dynamic_sampling)).repeat_interleave(args.group_size)
             sampled.append(episodes)
-            kept.append(
-                (mixed | (not args.dynamic_sampling)).nonzero().squeeze(1)[: rollout_size - sum(map(len, kept))]
-            )
+            kept.append(keep.nonzero().squeeze(1)[: rollout_size - sum(map(len, kept))])
             if sum(map(len, kept)) == rollout_size:
                 break
 

@@ -32,7 +32,7 @@ class Args:
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # of the weights; auto: bfloat16 on a GPU, else float32
 
     # ---- model and data
-    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded tiny (code: tiny/functions)
+    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
     chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
     dataset: str = "arithmetic"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all

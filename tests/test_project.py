@@ -224,7 +224,15 @@ def test_commands_of_the_readme_are_understood():
         assert script == "eval.py" or args.policy_lm
 
 
-SIZES = {"score": 450, "grpo": 450, "expert_iteration": 450, "rl_guided_score": 500, "mlmt_rl": 500, "archer": 500}
+SIZES = {
+    "score": 450,
+    "grpo": 450,
+    "expert_iteration": 450,
+    "intro": 450,
+    "rl_guided_score": 500,
+    "mlmt_rl": 500,
+    "archer": 500,
+}
 SIZES |= {"common": 280, "runs": 350, "figures": 260, "eval": 400, "report": 260}
 
 

@@ -293,7 +293,12 @@ INTRO_CASES = {
     "exact": {"estimator": "exact", "prompt_template": "concise"},
     "exact, gradient through w": {"estimator": "exact", "stop_weight_gradients": False, **SLOW},
     "its own tokens": {"num_minibatches": 2, "update_epochs": 2, "temperature": 0.7},
-    "gradient through w": {"stop_weight_gradients": False, "loss_norm": "token", "only_correct": False},
+    "gradient through w": {
+        "stop_weight_gradients": False,
+        "loss_norm": "token",
+        "only_correct": False,
+        "num_minibatches": 2,
+    },
 }
 
 
