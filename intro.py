@@ -1,15 +1,17 @@
 """InTRO: a model that is shown the answer teaches itself, without it, token by token, on its own right rationales.
 
-    x -> z_1 .. z_G ~ pi(.|x), those with a wrong answer are dropped      q_t = pi(.|x, z_<t), the student
-    y the gold answer, behind the question: x (+) y                       p_t = pi(.|x (+) y, z_<t), the teacher
+    x -> z ~ pi(.|x), G times; those with a wrong answer are dropped
+    q_t = pi(.|x, z_<t), the student
+    p_t = pi(.|x (+) y, z_<t), the teacher: y, the gold answer, is shown
 maximises over N kept rationales, with n candidates a_t^1 = z_t and a_t^2 .. a_t^n ~ q_t at each position (eq. 7)
-    J = 1/N sum_z 1/(|z| n) sum_t sum_i w_t^i log q_t(a_t^i)      w_t^i = sg[min(p_t(a_t^i) / q_t(a_t^i), c)]
+    J = 1/N sum_z 1/(|z| n) sum_t sum_i w_t^i log q_t(a_t^i)
+    w_t^i = sg[min(p_t(a_t^i) / q_t(a_t^i), c)]
 A draw's gradient is on average that of -KL(p_t || q_t). So eq. 7 is the sum of the forward KLs of single positions, on
 prefixes that the student wrote, and not the KL between whole rationales (eq. 3) that it is derived from.
-    --estimator exact: 1/N sum_z 1/|z| sum_t sum_a p_t(a) log q_t(a), over all tokens a of the vocabulary
+    --estimator exact: 1/N sum_z 1/|z| sum_t sum_a p_t(a) log q_t(a)
 
 Paper: InTRO (https://arxiv.org/abs/2511.09865). Run: python intro.py. Departures from the paper:
-1. w is a constant (section 2.2); --no-stop-weight-gradients lets the gradient flow through it, as the authors' code.
+1. w is a constant (section 2.2); --no-stop-weight-gradients lets the gradient flow through it, as in the authors' code.
 2. y stands behind the question in the user's message; the authors' code puts it behind the whole prompt.
 3. p and q are those of the sampling temperature, as in the code; the paper names none.
 4. The learning rate changes once a rollout, not once a step.
