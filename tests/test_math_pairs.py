@@ -82,6 +82,11 @@ syntax
     0.\bar{3} ~ \frac13
     log_2(8) ~ 3
     2*pi ~ 2\pi
+    log10(1000) ~ 3
+    log2(8) ~ 3
+    4.5 x 10^33 ~ 4.5e33
+    x**2 + 2*x ~ x(x+2)
+    3*sin(2*x) ~ 3\sin 2x
 values
     \frac{\sqrt{l}}{\sqrt{g}} ~ \sqrt{\frac{l}{g}}
     \ln(ab) ~ \ln a+\ln b
@@ -98,6 +103,9 @@ labels
     \text{the number of ways}=5 ~ 5
     f^{-1}(x)=2x ~ 2x
     x=1, y=2 ~ (1,2)
+    (x,y)=(1,2) ~ x=1, y=2
+    y=2, x=1 ~ (x, y) = (1, 2)
+    (x,y)=(1,2) ~ (1,2)
     x=\frac13\approx0.333 ~ 1/3
     \lfloor x+1\rfloor ~ \lfloor x\rfloor+1
 words
@@ -191,6 +199,9 @@ letters of words
     \text{on} ~ no
     \text{to} ~ \text{ot}
     No ~ on
+    was ~ saw
+    3 and a half ~ 3
+    5 to the fourth ~ 5
 steps
     \lfloor\log_2 n\rfloor+1 ~ 2
     \lfloor\log_2 h\rfloor+1 ~ 2
@@ -210,6 +221,8 @@ labels
     x=1,y=2 ~ x=1,x=2
     x=1,x=2 ~ x=1,y=2
     m=1,n=2 ~ m=2,n=1
+    (x,y)=(2,1) ~ x=1, y=2
+    (x,y)=(1,2),(3,4) ~ x=1, y=2
     x^{-1}=5 ~ 5
 ratios
     2:3 ~ 3:2
@@ -260,6 +273,9 @@ def test_only_looks_right(answer, gold):
         ("The answer is 72 because of that.", "72"),
         ("Final answer: 72\nI checked it.", "72"),
         ("The correct answer is option B.", "B"),
+        ("The answer is therefore 5.", "5"),
+        ("The answer must be 5", "5"),
+        ("The answer is __73__", "73"),
         ("The answer to the question is 5.", "5"),
         ("The answer is 72 (not 73).", "72 (not 73)"),
         ("The answer is 72 if lucky, else 73", "72 if lucky, else 73"),

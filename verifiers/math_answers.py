@@ -66,13 +66,13 @@ JOIN = re.compile(
 )
 # "answer is", "**Answer:**", GSM8K's "A:", a heading "### Final Answer"
 PHRASE = re.compile(
-    r"(?i)answer\**(?: to (?:the|this|your) \w+)?(?:\s+(?:is|equals|would be)\b|\s*[:=])\**\s*:?|(?:\A|\n)A:|"
-    r"(?:\A|\n)[ \t]{0,3}[#*]{1,6} ?(?:the )?(?:final )?answer[#*:]{0,6}[ \t]*\n"
+    r"(?i)answer\**(?: to (?:the|this|your) \w+)?(?:\s+(?:is|equals|(?:would|must|should) be)\b|\s*[:=])\**\s*:?|"
+    r"(?:\A|\n)A:|(?:\A|\n)[ \t]{0,3}[#*]{1,6} ?(?:the )?(?:final )?answer[#*:]{0,6}[ \t]*\n"
 )
 # Where the answer after such a phrase ends: the line, a special token, "I hope it is correct", markup, a full stop, or
 # what explains it.
 PHRASE_END = re.compile(
-    r"\n|<\||\.?\s*I hope it is|\*\*|`|(?<=[\w)}\]$])\.(?:\s|\Z)|"
+    r"\n|<\||\.?\s*I hope it is|\*\*|__|`|(?<=[\w)}\]$])\.(?:\s|\Z)|"
     r"(?<=[\w)}\]$%]),?\s(?:which|because|since|so|where|thus|hence|therefore|in total|in all|altogether)\b"
 )
 DISPLAY = re.compile(r"\\\[.{1,400}?\\\]|\$\$.{1,400}?\$\$", re.DOTALL)  # a formula on lines of its own
@@ -146,7 +146,7 @@ def answer_in_sentence(text: str) -> str | None:
     """The answer at the start of what follows "the answer is"."""
     text = text.lstrip(" \t\n*_`:#")
     text = display[0] if (display := DISPLAY.match(text)) else PHRASE_END.split(text)[0]
-    text = re.sub(r"\A(?:option|choice)\s", "", text)
+    text = re.sub(r"\A(?:(?:option|choice|therefore|thus|simply|just|exactly|equal to)\s+)+", "", text)
     if re.match(r"[A-Z][a-z]*\s", text):  # a sentence of its own: "The largest $n$ is 34"
         text = re.split(r"\b(?:is|are|equals):?\s", text)[-1]
     formulas = list(FORMULA.finditer(text))
@@ -251,8 +251,10 @@ def same(answer: str, gold: str, depth: int, work: Work) -> bool:
 # Each of these rules gives True or False, or None if it does not apply.
 
 
+# Words whose letters make another one, or that are answers: no products of variables.
 SHORT_WORDS = {
-    *"no on not non nor yes odd one two six ten red tie win won old new top all any low up in it is of".split()
+    *"no on yes not ton two one six ten net odd red tie win won now own old new top pot all any low up in it".split(),
+    *"is of non nor was saw dog god cat act eat tea ear are era arm ram but tub war raw tip pit to do go so we".split(),
 }
 
 

@@ -83,6 +83,9 @@ COMMAND_OF = {name: rf"\{name} " for name in FUNCTION_WORDS.split()} | {"infinit
 COMMAND_OF |= {"asin": r"\arcsin ", "acos": r"\arccos ", "atan": r"\arctan "}
 REAL_NUMBERS = re.compile(r'"?\b[Aa]ll"? "?real"? "?numbers"?')
 RATE = re.compile(r"(?<=\d)(?: ?(km|mi|cm|ft)| (m))/(h|s)(?![A-Za-z])")  # bare letters that are no variables
+NAMED_TUPLE = re.compile(r"\(((?:[A-Za-z] ?, ?)+[A-Za-z])\) ?= ?(\(.+\))")  # (x,y)=(1,2)
+BARE_LOG = re.compile(r"(?<![A-Za-z\\])log_?(10|2) ?\(")  # log10(100)
+TIMES_TEN = re.compile(r"(?<=\d) ?x ?(?=10 ?\^)")  # 4.5 x 10^33
 BARE_COMMAND = re.compile(rf'(?<![\\A-Za-z"])({"|".join(sorted(COMMAND_OF, reverse=True))})(?![A-Za-z"])')
 FULL_STOP = re.compile(r"(?<!\.)\.\Z")  # and not the last of three dots
 
@@ -105,6 +108,10 @@ def normalise(answer: str) -> str:
     s = f"{base[1]}_{{{base[2]}}}" if (base := BASE.fullmatch(s)) else s
     if THOUSANDS_COMMAS.fullmatch(split_unit(s)[0]):
         s = s.replace(",", "")
+    s = TIMES_TEN.sub("*", BARE_LOG.sub(r"\\log_{\1}(", s))
+    named = NAMED_TUPLE.fullmatch(s)
+    if named and closes_at_end(named[2]) and len(values := inside_brackets(named[2])[1]) == len(named[1].split(",")):
+        s = ", ".join(f"{name}={value}" for name, value in zip(named[1].split(","), values))
     s = BARE_COMMAND.sub(lambda m: COMMAND_OF[m[1]], s)
     return re.sub(r"\\\{ ?\\\}", r"\\emptyset ", one_blank(s)).replace(r"+\infty", r"\infty").strip()
 
