@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import common
 from problems.arithmetic import load_arithmetic
-from tiny.pretrain import DEFAULTS, TASKS
+from tiny.pretrain import DEFAULTS, TASKS, transcript
 
 FOLDERS = {"arithmetic": "tiny", "functions": "tiny/functions"}
 INSTRUCTIONS = {
@@ -196,3 +197,19 @@ def test_the_start_is_imperfect_but_able(task, model, tokenizer):
     assert 0.3 <= refined <= 0.65, refined
     assert refined_by_true >= refined + 0.05 and refined_by_true <= 0.9, (refined, refined_by_true)
     assert 0.1 <= corrected <= first + 0.1, (first, corrected)
+
+
+def test_the_answered_model_is_careful_where_an_answer_is_shown():
+    """Without one there is room to learn. It does not read the value: with a wrong one it is right as often."""
+    model, tokenizer = (kind.from_pretrained("tiny/answered") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    problems = load("arithmetic", "test", 64)
+    wrong = [replace(problem, answer=str(int(problem.answer) + 3)) for problem in problems]
+    prompts = [[common.attempt_messages(p) for p in problems]]
+    prompts += [[common.answered_messages(p, common.ANSWERED) for p in shown] for shown in (problems, wrong)]
+    first, shown, misled = (sum(common.verify_all(respond(model, tokenizer, p), problems)) / 64 for p in prompts)
+    assert 0.2 <= first <= 0.6 and shown >= 0.85 and misled >= 0.85, (first, shown, misled)
+    rng, args = random.Random(0), DEFAULTS["answered"]
+    for clean in (True, False):
+        prompt, response = transcript("answered", clean, args, rng)
+        question = prompt[0]["content"]
+        assert response.endswith(re.search(r"###Answer:(-?\d+)", question)[1] + "}") and common.SOLVE in question

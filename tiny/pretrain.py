@@ -10,8 +10,9 @@ mistakes, refinements that take over what the feedback says and go on rightly. T
 transcripts that hold the task's typical mistakes and unreliable checks. It sets an imperfect start over a mastered
 skill, as a pretrained language model has it: what reinforcement learning finds here is not new.
 
-The answered model goes on from the one for `arithmetic`: a few more careless steps in which attempts that are shown the
-answer are right, as a pretrained language model makes fewer slips on the way to an answer that it knows.
+The answered model goes on from the one for `arithmetic`: 400 more careless steps in which attempts that are shown the
+answer are right, as a pretrained language model makes fewer slips on the way to an answer that it knows. Measured: .97
+right with the answer shown, .38 without. A shown answer is a sign to be careful and no more: a wrong one does as well.
 
 What a task's students and checkers write, right and wrong, stands in its transcripts module, with the measured start.
 """
