@@ -87,9 +87,9 @@ class Args:
 
     # ---- optimisation
     iterations: int = 40  # rollouts, each followed by the updates
-    learning_rate: float = 5e-5  # learning rate of the solver (Adam)
+    learning_rate: float = 1e-4  # learning rate of the solver (Adam)
     lr_warmup_iterations: int = 5  # the language models' learning rates rise linearly over these iterations
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
+    lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"  # after the warm-up
     min_lr_ratio: float = 0.1  # where they fall, this part of them is left at the last iteration
     adam_betas: tuple[float, float] = (0.9, 0.95)  # Adam's decay rates
     max_grad_norm: float = 1.0  # the gradient of each network is clipped to this norm

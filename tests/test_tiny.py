@@ -199,15 +199,15 @@ def test_the_start_is_imperfect_but_able(task, model, tokenizer):
     assert 0.1 <= corrected <= first + 0.1, (first, corrected)
 
 
-def test_the_answered_model_is_careful_where_an_answer_is_shown():
-    """Without one there is room to learn. It does not read the value: with a wrong one it is right as often."""
+def test_the_answered_model_goes_where_the_answer_is():
+    """Right where the right one is shown, seldom where a wrong one is; without one there is room to learn."""
     model, tokenizer = (kind.from_pretrained("tiny/answered") for kind in (AutoModelForCausalLM, AutoTokenizer))
     problems = load("arithmetic", "test", 64)
     wrong = [replace(problem, answer=str(int(problem.answer) + 3)) for problem in problems]
     prompts = [[common.attempt_messages(p) for p in problems]]
     prompts += [[common.answered_messages(p, common.ANSWERED) for p in shown] for shown in (problems, wrong)]
     first, shown, misled = (sum(common.verify_all(respond(model, tokenizer, p), problems)) / 64 for p in prompts)
-    assert 0.2 <= first <= 0.6 and shown >= 0.85 and misled >= 0.85, (first, shown, misled)
+    assert 0.2 <= first <= 0.6 and shown >= 0.85 and misled <= first, (first, shown, misled)
     rng, args = random.Random(0), DEFAULTS["answered"]
     for clean in (True, False):
         prompt, response = transcript("answered", clean, args, rng)

@@ -10,9 +10,10 @@ mistakes, refinements that take over what the feedback says and go on rightly. T
 transcripts that hold the task's typical mistakes and unreliable checks. It sets an imperfect start over a mastered
 skill, as a pretrained language model has it: what reinforcement learning finds here is not new.
 
-The answered model goes on from the one for `arithmetic`: 400 more careless steps in which attempts that are shown the
-answer are right, as a pretrained language model makes fewer slips on the way to an answer that it knows. Measured: .97
-right with the answer shown, .38 without. A shown answer is a sign to be careful and no more: a wrong one does as well.
+The answered model goes on from the one for `arithmetic`: 800 more careless steps, with attempts that are shown where they
+will end, half of them right, half careless. So it learns what leads to an answer that it knows, the posterior. Measured on
+300 problems: .36 right with no answer shown, .94 with the right one; shown a wrong answer of its own, it ends there in
+.84 and is right in .07.
 
 What a task's students and checkers write, right and wrong, stands in its transcripts module, with the measured start.
 """
@@ -104,7 +105,7 @@ class Args:
 
 TASKS = {"arithmetic": arithmetic_transcripts, "functions": functions_transcripts}
 TASKS |= {"answered": arithmetic_transcripts}
-ANSWERED = {"clean_steps": 0, "careless_steps": 400, "careless_batch": (16, 6, 6, 4, 24)}
+ANSWERED = {"clean_steps": 0, "careless_steps": 800, "careless_batch": (16, 6, 6, 4, 24)}
 DEFAULTS = {
     "arithmetic": Args(),
     "functions": Args("functions", Args.output_dir / "functions", **functions_transcripts.FLAGS),
@@ -123,7 +124,7 @@ def transcript(role: str, clean: bool, args: Args, rng: random.Random) -> tuple[
         problem = task.new_problem(rng)
     facts, mistakes = task.read_problem(problem), (0, 0, 0) if clean else args.mistakes
     if role == "answered":
-        values = task.attempt(facts, [], (0, 0, 0), args, rng)
+        values = task.attempt(facts, [], (0, 0, 0) if rng.random() < 0.5 else args.mistakes, args, rng)
         problem = replace(problem, answer=str(values[-1]))
         return common.answered_messages(problem, common.ANSWERED), task.attempt_text(facts, values)
     if role == "attempt":
