@@ -10,10 +10,10 @@ mistakes, refinements that take over what the feedback says and go on rightly. T
 transcripts that hold the task's typical mistakes and unreliable checks. It sets an imperfect start over a mastered
 skill, as a pretrained language model has it: what reinforcement learning finds here is not new.
 
-The answered model goes on from the one for `arithmetic`: 800 more careless steps, with attempts that are shown where they
-will end, half of them right, half careless. So it learns what leads to an answer that it knows, the posterior. Measured on
-300 problems: .36 right with no answer shown, .94 with the right one; shown a wrong answer of its own, it ends there in
-.84 and is right in .07.
+The answered model goes on from the one for `arithmetic`: 800 more careless steps, with attempts that are shown where
+they will end, half of them right, half careless. So it learns what leads to an answer that it knows, the posterior.
+Measured on 300 problems: .36 right with no answer shown, .94 with the right one; shown a wrong answer of its own, it
+ends there in .84 and is right in .07.
 
 What a task's students and checkers write, right and wrong, stands in its transcripts module, with the measured start.
 """
