@@ -267,7 +267,8 @@ def main(args: Args) -> None:
     run = runs.place(args, __file__)
     sets = {}
     for dataset in args.dataset:
-        problems = common.load_problems(dataset, args.split, limit=args.limit, tests_in_prompt=args.tests_in_prompt)
+        flags = {"limit": args.limit, "tests_in_prompt": args.tests_in_prompt, "leave_out": True}
+        problems = common.load_problems(dataset, args.split, **flags)
         sets[dataset] = common.solvable(problems, args.unsafe_code)
         common.load_template(args.prompt_template, sets[dataset])
         if args.feedback_quality and (len(sets[dataset]) < 2 or args.block_size < 2):

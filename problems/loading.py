@@ -36,8 +36,13 @@ SOLUTION_COLUMNS = ("correct_answer", "solution")  # of a mathematical problem
 CODE_COLUMNS = ("test_list", "input_output", "entry_point")
 REFERENCE_COLUMNS = ("reference_solution", "code", "solution", "canonical_solution")  # of a code problem
 MISSING = ("nan", "none", "null", "n/a", "<na>")  # what spreadsheets and data frames write for an empty cell
-SENTENCES = re.compile(r"\n|[.!?] +[A-Z][a-z]")  # parts the lines or sentences of a text
+SENTENCES = re.compile(r"\A[^$\\\[]*\n|[.!?] +[A-Z][a-z]")  # parts the lines or sentences of a text
+WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 MAX_WORDS = 25  # of a final answer
+
+
+class NoGold(InputError):
+    """An answer that no response can state: training refuses its file, an evaluation leaves it out, by name."""
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -107,7 +112,7 @@ def gold_answer(answer: str, solution: str) -> tuple[str, str]:
     """
     if "####" in answer:
         return answer.rsplit("####", 1)[1].strip().split("\n")[0], answer
-    if "\\boxed" in answer or SENTENCES.search(answer) or len(re.findall(r"\b[A-Za-z]{2,}", answer)) > MAX_WORDS:
+    if "\\boxed" in answer or SENTENCES.search(answer) or len(WORDS.findall(answer)) > MAX_WORDS:
         return extract_answer(answer) or "", answer
     boxed = (extract_answer(solution) or "") if solution else ""
     several = answer in [part.strip() for part in boxed.split(",")] and boxed != answer
@@ -198,18 +203,22 @@ def to_problem(row: dict, where: str, tests_in_prompt: int) -> Problem:
         if shown:
             question, tests_in_prompt = f"{question}\n\n{shown}", 0
         return Problem(question, "", reference, tests, setup_code, tests_in_prompt, level, subject, id=where)
-    answer, solution = gold_answer(answer_text(row, where), cell(row, *SOLUTION_COLUMNS))
+    text = answer_text(row, where)
+    answer, solution = gold_answer(text, cell(row, *SOLUTION_COLUMNS))
+    if not answer and text:
+        raise NoGold(f"{where}: the answer is a text that states no final answer: {text[:60]!r}")
     if not answer:
-        raise InputError(f"{where}: the answer is empty, or a text that states no final answer")
+        raise InputError(f"{where}: the answer is empty")
     if not re.fullmatch(r"-?[\d.]{1,20}", answer) and not verify_math(rf"\[\boxed{{ {answer} }}\]", answer):
-        raise InputError(f"{where}: the answer cannot be read, so that no response would be right: {answer[:60]}")
+        raise NoGold(f"{where}: the answer cannot be read, so that no response would be right: {answer[:60]!r}")
     return Problem(question, answer, solution, level=level, subject=subject, id=where)
 
 
-def load_file(path: Path, split: str, tests_in_prompt: int) -> list[Problem]:
+def load_file(path: Path, split: str, tests_in_prompt: int, leave_out: bool) -> list[Problem]:
     """The problems of a local file: split "train" or "test" (about one question in ten, by its text), or "all".
 
-    At least one question is in the test split. HumanEval's problems whose check does more than assert are left out.
+    At least one question is in the test split. HumanEval's problems whose check does more than assert are left out, and
+    with leave_out those whose answer no response can state.
     """
     rows = read_rows(path)
     for names in (QUESTION_COLUMNS, ("answer", *SOLUTION_COLUMNS, *CODE_COLUMNS)):
@@ -220,14 +229,15 @@ def load_file(path: Path, split: str, tests_in_prompt: int) -> list[Problem]:
     for number, row in enumerate(rows, 1):
         try:
             problems.append(to_problem(row, f"{path} row {number}", tests_in_prompt))
-        except InputError:
-            if "entry_point" not in row:
+        except InputError as error:
+            if "entry_point" not in row and not (leave_out and isinstance(error, NoGold)):
                 raise
             left_out.append(cell(row, "task_id") or f"row {number}")
     if not problems:
         to_problem(rows[0], f"{path} row 1", tests_in_prompt)  # says why
     if left_out:
-        say(f"{path}: left out {', '.join(left_out)}, whose tests cannot be judged apart from the program")
+        names = ", ".join(left_out[:10]) + f" and {len(left_out) - 10} more" * (len(left_out) > 10)
+        say(f"{path}: left out {names}, which nothing could be judged by")
     if split == "all":
         return problems
     held_out = {problem.question for problem in problems if in_test_split(problem.question)}
@@ -266,6 +276,7 @@ def load_problems(
     seed: int = 0,
     min_level: int | None = None,
     tests_in_prompt: int = 1,
+    leave_out: bool = False,
 ) -> list[Problem]:
     """The problems of one split.
 
@@ -273,7 +284,8 @@ def load_problems(
     path of a local file. A row with test_list, input_output or entry_point is a code problem, any other a mathematical
     one.
     limit: keep this many, chosen by `seed`; None keeps all. min_level: drop problems of a lower or unknown level.
-    tests_in_prompt: number of a code problem's tests shown to the model.
+    tests_in_prompt: number of a code problem's tests shown to the model. leave_out: of a file, do without the problems
+    whose answer no response can state, and name them.
     Raises InputError for an unknown data set or split, an unreadable file, a missing column, an empty cell, tests that
     cannot be judged.
     """
@@ -296,7 +308,7 @@ def load_problems(
     elif dataset in HUB_DATASETS:
         problems = load_hub(dataset, split, tests_in_prompt)
     else:
-        problems = load_file(path, split, tests_in_prompt)
+        problems = load_file(path, split, tests_in_prompt, leave_out)
     if min_level is not None:
         problems = [problem for problem in problems if problem.level is not None and problem.level >= min_level]
     if limit is not None and limit < len(problems):
@@ -323,13 +335,14 @@ def load_train_and_eval(
     asks the same question or, in code, tests the same calls.
     """
     training = load_problems(dataset, split, min_level=min_level, tests_in_prompt=tests_in_prompt)
-    held_out = load_problems(eval_dataset, eval_split, tests_in_prompt=tests_in_prompt)
+    held_out = load_problems(eval_dataset, eval_split, tests_in_prompt=tests_in_prompt, leave_out=True)
     seen = {key for problem in held_out for key in identity(problem)}
     generated = dataset == eval_dataset == "functions"  # its splits share short calls such as keys(3), but no question
     training = [problem for problem in training if generated or not seen & identity(problem)]
     if not training:
         raise InputError(f"every problem of {dataset} ({split}) is in the evaluation set {eval_dataset} ({eval_split})")
-    return training, load_problems(eval_dataset, eval_split, limit=eval_size, tests_in_prompt=tests_in_prompt)
+    limits = {"limit": eval_size, "tests_in_prompt": tests_in_prompt, "leave_out": True}
+    return training, load_problems(eval_dataset, eval_split, **limits)
 
 
 def identity(problem: Problem) -> set[str]:

@@ -117,7 +117,7 @@ def test_the_form_of_humaneval(tmp_path, capsys):
     (problem,) = load_all(tmp_path, HUMAN, loop)
     assert problem.tests == ("assert triple(2) == 6", "assert abs(triple(0.5) - 1.5) < 1e-06")
     assert problem.question == HUMAN["prompt"].strip() and problem.solution == HUMAN["prompt"] + "    return 3 * x\n"
-    assert capsys.readouterr().err.endswith("left out Test/8, whose tests cannot be judged apart from the program\n")
+    assert capsys.readouterr().err.endswith("left out Test/8, which nothing could be judged by\n")
     assert common.verify(RIGHT, problem) == 1.0 and common.verify(WRONG, problem) == 0.0
     always = "class triple:\n    __init__ = __sub__ = __abs__ = lambda *a: None\n    __eq__ = __lt__ = lambda *a: True"
     always = f"```\n{always}\n```"

@@ -159,6 +159,17 @@ def test_gold_answers_that_no_response_can_state_are_refused(tmp_path, cell):
         load_all(tmp_path, *rows)
 
 
+def test_an_evaluation_leaves_such_golds_out_and_says_so(tmp_path, capsys):
+    """As College Math has a hundred of them; a matrix of several lines is a gold answer."""
+    rows = [{"question": f"{n}?", "answer": "It is big. So is this." if n == 3 else str(n)} for n in range(9)]
+    rows.append({"question": "A matrix?", "answer": "$$\n\\begin{bmatrix}1\\\\2\\end{bmatrix}\n$$"})
+    path = write_jsonl(tmp_path / "golds.jsonl", rows)
+    assert len(common.load_problems(path, "all", leave_out=True)) == 9
+    assert capsys.readouterr().err == f"{path}: left out row 4, which nothing could be judged by\n"
+    _, held_out = common.load_train_and_eval("arithmetic", "train", path, "all", 20)
+    assert len(held_out) == 9
+
+
 MESSAGE = {"role": "user", "content": "1 + 1?"}
 
 
