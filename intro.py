@@ -366,10 +366,8 @@ def main(args: Args) -> None:
         kept = keep.nonzero().squeeze(1)  # (N,)
 
         # ---- UPDATE
-        losses, logged = (
-            defaultdict(list),
-            torch.zeros(6, device=run.device),
-        )  # of each optimiser step; sums over tokens
+        losses = defaultdict(list)  # of each optimiser step
+        logged = torch.zeros(6, device=run.device)  # sums over the tokens
         shuffles = [kept[torch.randperm(len(kept), device=run.device)] for _ in range(args.update_epochs)]
         batches = [batch for shuffle in shuffles for batch in shuffle.chunk(args.num_minibatches) if len(batch)]
         for batch in batches:

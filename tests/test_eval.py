@@ -15,6 +15,7 @@ import archer
 import common
 import eval as evaluation
 import grpo
+import intro
 import mlmt_rl
 import rl_guided_score
 import score
@@ -66,6 +67,7 @@ RUNS = {
     ),
     "mlmt_rl, bfloat16": (mlmt_rl, {"max_feedback_tokens": 32, "dtype": "bfloat16", "top_p": 0.9}),
     "grpo": (grpo, {"prompt_template": "concise"}),
+    "intro": (intro, {}),
     "archer": (archer, {"critic_batch_size": 4, "actor_batch_size": 4, "warmup_iterations": 0}),
 }
 
@@ -82,13 +84,23 @@ def test_training_settings_reproduce_the_last_evaluation_of_training(problem_fil
     last = read_jsonl(tmp_path / "run" / "metrics.jsonl")[-1]
     (figures,) = results(args)
     measured = {key: value for key, value in last.items() if key.startswith("eval/") and value is not None}
-    measured.pop("eval/greedy_accuracy_1", None)
+    for name in ("greedy_accuracy_1", "accuracy_answered"):  # eval.py samples once, and shows no answer
+        measured.pop(f"eval/{name}", None)
     assert measured == {key: figures[key.removeprefix("eval/")] for key in measured}
     expected = [row for row in episodes(trained) if row["phase"] == "eval" and row["iteration"] == 1]
     assert len(expected) == 6
     for row, other in zip(episodes(args), expected, strict=True):
         del other["iteration"]
         assert {key: row[key] for key in other} == other
+
+
+def test_problems_that_nothing_could_be_judged_by_are_left_out(tmp_path, capsys):
+    """Red if one whole text among the gold answers ends an evaluation, or counts in it."""
+    rows = [{"question": f"{n}?", "answer": "It is big. So is this." if n == 2 else str(n)} for n in range(4)]
+    args = eval_args(write_jsonl(tmp_path / "golds.jsonl", rows), tmp_path / "eval", split="all", turns=1, samples=1)
+    evaluation.main(args)
+    assert {row["answer"] for row in episodes(args)} == {"0", "1", "3"}
+    assert "golds.jsonl: left out row 3" in capsys.readouterr().err
 
 
 def test_flags_beside_as_in_training_win(finished):

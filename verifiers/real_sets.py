@@ -80,7 +80,9 @@ def real_set(s: str, work: Work, depth: int = 0) -> RealSet:
     if brackets := inside_brackets(s):
         opening, items, closing = brackets
         if opening == r"\{" and closing == r"\}":
-            points = [constant(item, work) for item in items[:MAX_PARTS]]
+            if len(items) > MAX_PARTS:
+                raise NoSet
+            points = [constant(item, work) for item in items]
             return RealSet(frozenset(), joined([Interval(p, True, p, True) for p in points]))
         if opening != r"\{" and closing != r"\}" and len(items) == 2:
             low, high = (constant(item, work) for item in items)
