@@ -24,14 +24,20 @@ HUB_DATASETS = {
     "gsm8k": ("openai/gsm8k", "main", "740312add88f781978c0658806c59bc2815b9866"),
     "mbpp": ("google-research-datasets/mbpp", "full", "4bb6404fdc6cacfda99d4ac4205087b89d32030c"),
     "mbpp-sanitized": ("google-research-datasets/mbpp", "sanitized", "4bb6404fdc6cacfda99d4ac4205087b89d32030c"),
+    "minerva": ("math-ai/minervamath", "default", "ee46ddc498933b1977577953250ca5c66be64f96"),
+    "olympiadbench": ("math-ai/olympiadbench", "default", "4faaf1e6ec17d11a4218a9bf4c049ecaf954dd84"),
+    "amc23": ("math-ai/amc23", "default", "80815d37005feb82cd7f8fbc6901d5d3eff43057"),
+    "aime24": ("math-ai/aime24", "default", "83a7f387baaa524a8bda0022eac0541582297103"),
+    "aime25": ("math-ai/aime25", "default", "563bb8404243c5f09de6ec262f2db674fe5bce9b"),
 }
-HUB_SPLITS = {"math": ("train", "test"), "math500": ("test",), "gsm8k": ("train", "test")}
+HUB_SPLITS = dict.fromkeys(HUB_DATASETS, ("test",)) | dict.fromkeys(("math", "gsm8k"), ("train", "test"))
 HUB_SPLITS |= dict.fromkeys(("mbpp", "mbpp-sanitized"), ("train", "test", "validation", "prompt"))
 FILE_TYPES = (".csv", ".json", ".jsonl", ".parquet")
 
 GENERATED = ("arithmetic", "functions")
 GENERATED_SIZES = {"train": 5000, "test": 1000}  # problems generated for a split
 QUESTION_COLUMNS = ("question", "problem", "prompt", "text")
+ANSWER_COLUMNS = ("answer", "final_answer")
 SOLUTION_COLUMNS = ("correct_answer", "solution")  # of a mathematical problem
 CODE_COLUMNS = ("test_list", "input_output", "entry_point")
 REFERENCE_COLUMNS = ("reference_solution", "code", "solution", "canonical_solution")  # of a code problem
@@ -120,10 +126,11 @@ def gold_answer(answer: str, solution: str) -> tuple[str, str]:
 
 
 def answer_text(row: dict, where: str) -> str:
-    """The column `answer` as text; the items of a list, or of the source of one, with commas. Raises InputError."""
-    value = row.get("answer")
+    """The answer's column as text; the items of a list, or of the source of one, with commas. Raises InputError."""
+    name = next((name for name in ANSWER_COLUMNS if row.get(name) not in (None, "")), "answer")
+    value = row.get(name)
     if isinstance(value, str) and re.match(r"\s*\[\s*[\"']", value):
-        value = text_list(row, "answer", where)
+        value = text_list(row, name, where)
     if isinstance(value, (list, tuple)):
         value = ", ".join(map(str, value))
     if isinstance(value, dict):
@@ -214,6 +221,25 @@ def to_problem(row: dict, where: str, tests_in_prompt: int) -> Problem:
     return Problem(question, answer, solution, level=level, subject=subject, id=where)
 
 
+def to_problems(rows: dict[int, dict], name: str, tests_in_prompt: int, leave_out: bool) -> list[Problem]:
+    """The numbered rows of a set as Problems; says on stderr which it leaves out. Raises InputError."""
+    problems, left_out = [], []
+    for number, row in rows.items():
+        try:
+            problems.append(to_problem(row, f"{name} row {number}", tests_in_prompt))
+        except InputError as error:
+            if "entry_point" not in row and not (leave_out and isinstance(error, NoGold)):
+                raise
+            left_out.append(cell(row, "task_id") or f"row {number}")
+    if not problems:
+        number, row = next(iter(rows.items()))
+        to_problem(row, f"{name} row {number}", tests_in_prompt)  # says why
+    if left_out:
+        names = ", ".join(left_out[:10]) + f" and {len(left_out) - 10} more" * (len(left_out) > 10)
+        say(f"{name}: left out {names}, which nothing could be judged by")
+    return problems
+
+
 def load_file(path: Path, split: str, tests_in_prompt: int, leave_out: bool) -> list[Problem]:
     """The problems of a local file: split "train" or "test" (about one question in ten, by its text), or "all".
 
@@ -221,23 +247,11 @@ def load_file(path: Path, split: str, tests_in_prompt: int, leave_out: bool) -> 
     with leave_out those whose answer no response can state.
     """
     rows = read_rows(path)
-    for names in (QUESTION_COLUMNS, ("answer", *SOLUTION_COLUMNS, *CODE_COLUMNS)):
+    for names in (QUESTION_COLUMNS, (*ANSWER_COLUMNS, *SOLUTION_COLUMNS, *CODE_COLUMNS)):
         if not any(name in row for row in rows for name in names):
             columns = ", ".join(rows[0])
             raise InputError(f"{path} has no column {' or '.join(names)}; its columns are {columns}")
-    problems, left_out = [], []
-    for number, row in enumerate(rows, 1):
-        try:
-            problems.append(to_problem(row, f"{path} row {number}", tests_in_prompt))
-        except InputError as error:
-            if "entry_point" not in row and not (leave_out and isinstance(error, NoGold)):
-                raise
-            left_out.append(cell(row, "task_id") or f"row {number}")
-    if not problems:
-        to_problem(rows[0], f"{path} row 1", tests_in_prompt)  # says why
-    if left_out:
-        names = ", ".join(left_out[:10]) + f" and {len(left_out) - 10} more" * (len(left_out) > 10)
-        say(f"{path}: left out {names}, which nothing could be judged by")
+    problems = to_problems(dict(enumerate(rows, 1)), str(path), tests_in_prompt, leave_out)
     if split == "all":
         return problems
     held_out = {problem.question for problem in problems if in_test_split(problem.question)}
@@ -251,7 +265,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def load_hub(dataset: str, split: str, tests_in_prompt: int) -> list[Problem]:
+def load_hub(dataset: str, split: str, tests_in_prompt: int, leave_out: bool) -> list[Problem]:
     """The problems of a data set on the Hugging Face hub, at a pinned revision."""
     import datasets
 
@@ -261,12 +275,10 @@ def load_hub(dataset: str, split: str, tests_in_prompt: int) -> list[Problem]:
     except Exception as error:  # no network, a proxy, no disk space: the library raises a dozen types for them
         reason = str(error).split("\n")[0]
         raise InputError(f"{dataset} ({repository}) could not be loaded from the hub: {reason}") from error
-    problems = []
-    for number, row in enumerate(rows, 1):
-        # Two boxes of MATH train are empty.
-        if "test_list" in row or gold_answer(cell(row, "answer"), cell(row, *SOLUTION_COLUMNS))[0]:
-            problems.append(to_problem(row, f"{dataset}/{split}/{number}", tests_in_prompt))
-    return problems
+    rows = dict(enumerate(rows, 1))
+    if dataset == "math":  # two boxes of its training split are empty
+        rows = {number: row for number, row in rows.items() if extract_answer(row["solution"])}
+    return to_problems(rows, f"{dataset}/{split}", tests_in_prompt, leave_out)
 
 
 def load_problems(
@@ -280,12 +292,11 @@ def load_problems(
 ) -> list[Problem]:
     """The problems of one split.
 
-    dataset: "arithmetic" or "functions" (generated), "math", "math500", "gsm8k", "mbpp", "mbpp-sanitized" (hub), or the
-    path of a local file. A row with test_list, input_output or entry_point is a code problem, any other a mathematical
-    one.
+    dataset: "arithmetic" or "functions" (generated), a name of HUB_DATASETS, or the path of a local file. A row with
+    test_list, input_output or entry_point is a code problem, any other a mathematical one.
     limit: keep this many, chosen by `seed`; None keeps all. min_level: drop problems of a lower or unknown level.
-    tests_in_prompt: number of a code problem's tests shown to the model. leave_out: of a file, do without the problems
-    whose answer no response can state, and name them.
+    tests_in_prompt: number of a code problem's tests shown to the model. leave_out: do without the problems whose
+    answer no response can state, and name them.
     Raises InputError for an unknown data set or split, an unreadable file, a missing column, an empty cell, tests that
     cannot be judged.
     """
@@ -306,7 +317,7 @@ def load_problems(
     elif dataset == "functions":
         problems = load_functions(split, GENERATED_SIZES[split], seed, tests_in_prompt)
     elif dataset in HUB_DATASETS:
-        problems = load_hub(dataset, split, tests_in_prompt)
+        problems = load_hub(dataset, split, tests_in_prompt, leave_out)
     else:
         problems = load_file(path, split, tests_in_prompt, leave_out)
     if min_level is not None:

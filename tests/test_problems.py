@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pyarrow
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer
 
 import common
 import mlmt_rl
+from problems import loading
 from problems.arithmetic import in_test_split, load_arithmetic
 
 REPO = Path(__file__).resolve().parents[1]
@@ -168,6 +170,41 @@ def test_an_evaluation_leaves_such_golds_out_and_says_so(tmp_path, capsys):
     assert capsys.readouterr().err == f"{path}: left out row 4, which nothing could be judged by\n"
     _, held_out = common.load_train_and_eval("arithmetic", "train", path, "all", 20)
     assert len(held_out) == 9
+
+
+HUB_ROWS = {  # the columns each set has at its revision
+    "minerva": [{"question": "What is $c$?", "answer": "2.998e8", "solution": "It is known."}],
+    "olympiadbench": [
+        {"question": "Solve.", "final_answer": ["$2$", "$-3$"], "solution": ["Factor.", "Or guess."], "unit": None},
+        {"question": "Show it.", "final_answer": ["It is big. So is this."], "unit": None},
+    ],
+    "amc23": [{"id": 0, "answer": 27.0, "url": "u", "question": "How far?"}],
+    "aime24": [{"id": 60, "problem": "Find $m+n$.", "solution": "\\boxed{204}", "url": "u"}],
+    "aime25": [{"problem": "Find the sum.", "answer": "070", "id": "0"}],
+    "math": [
+        {"problem": "a", "solution": "\\boxed{}"},
+        {"problem": "b", "solution": "so \\boxed{5}", "level": "Level 3"},
+    ],
+}
+RIGHT = {"minerva": "2.998 \\times 10^8", "olympiadbench": "-3, 2", "amc23": "27"}
+RIGHT |= {"aime24": "204", "aime25": "70", "math": "5"}
+
+
+@pytest.mark.parametrize("name", HUB_ROWS)
+def test_hub_sets_are_read_at_their_revision(name, monkeypatch, capsys):
+    """Red if a set loses its pin, a column is not read, or one gold that nobody can state ends an evaluation."""
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: asked.append((*a, k)) or HUB_ROWS[name])
+    loading.say.cache_clear()
+    problem = common.load_problems(name, "test", leave_out=True)[0]
+    ((repository, configuration, options),) = asked
+    assert (repository, configuration, options["revision"]) == loading.HUB_DATASETS[name] and options["split"] == "test"
+    assert re.fullmatch("[0-9a-f]{40}", options["revision"])
+    assert common.verify(f"\\boxed{{{RIGHT[name]}}}", problem) == 1.0 and common.verify("\\boxed{1}", problem) == 0.0
+    assert problem.id == f"{name}/test row {1 + (name == 'math')}"
+    assert ("left out row 2," in capsys.readouterr().err) == (name == "olympiadbench")
+    with pytest.raises(common.InputError, match="has no split 'validation'"):
+        common.load_problems(name, "validation")
 
 
 MESSAGE = {"role": "user", "content": "1 + 1?"}
