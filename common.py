@@ -161,6 +161,34 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1 - math.comb(n - c, k) / math.comb(n, k)
 
 
+def opponent(run_dir: str | None, problems: list[Problem]) -> dict[str, dict]:
+    """The scores.jsonl rows of a run's last evaluation by problem; {} for no run. Raises InputError."""
+    if run_dir is None:
+        return {}
+    rows = read_rows(Path(run_dir) / "scores.jsonl")
+    by_problem = {row["id"]: row for row in rows if row["iteration"] == rows[-1]["iteration"]}
+    if not {problem.id for problem in problems} <= by_problem.keys():
+        raise InputError(f"--win-rate-against {run_dir} was not evaluated on these problems")
+    return by_problem
+
+
+def win_rates(rows: list[dict], theirs: dict[str, dict], groups: list[str], seed: int) -> dict[str, float | None]:
+    """For each group, how often our response has the higher score, a tie counting one half; None without an opponent.
+
+    With the ends of the 95 % bootstrap interval over the questions.
+    """
+    rates = {}
+    for group in groups:
+        figures = [None] * 3
+        if theirs:
+            gains = np.sign([row[group] - theirs[row["id"]][group] for row in rows])
+            wins = (gains + 1) / 2
+            resampled = np.random.default_rng(seed).choice(wins, (1000, len(wins))).mean(1)
+            figures = [float(wins.mean()), *map(float, np.quantile(resampled, (0.025, 0.975)))]
+        rates |= {f"win_{group}{end}": value for end, value in zip(("", "_low", "_high"), figures)}
+    return rates
+
+
 def problem_rows(iteration: int, rollout_size: int, num_problems: int, seed: int) -> list[int]:
     """The problems of one iteration: each comes once an epoch, in an order that depends on the seed alone."""
     positions = range((iteration - 1) * rollout_size, iteration * rollout_size)

@@ -43,6 +43,7 @@ CURVE_BYTES = 1_200_000  # about what all curves of a page may take; more curves
 NO_DIFFERENCE = ("seed", "run_dir", "if_run_exists", "report", "save_every", "keep_checkpoints", "track")
 NO_DIFFERENCE += ("wandb_project",)
 FIRST_METRICS = ("eval/accuracy_1", "eval/accuracy_2", "eval/delta", "eval/fixed", "eval/broken", "rollout/reward")
+FIRST_METRICS += ("eval/worst_group", "eval/minority", "eval/majority")
 TITLES = {"rollout": "Rollouts", "losses": "Losses", "eval": "Held-out problems", "charts": "Time and speed"}
 
 

@@ -29,16 +29,13 @@ from pathlib import Path
 
 import common
 from running import folder
-from running.folder import find_folder, fingerprint, open_folder, release
-from running.models import EMBEDDED_MODELS, embedded_model, load_lm, model_source, not_loaded
+from running.folder import find_folder, fingerprint, open_folder, release  # noqa: F401, scripts find them here
+from running.models import *  # noqa: F403, load_lm, save_tensors, ...
 
 import numpy as np
 import torch
 import transformers
 from tqdm import tqdm
-
-__all__ = ["EMBEDDED_MODELS", "embedded_model", "find_folder", "fingerprint", "load_lm", "model_source", "not_loaded"]
-__all__ += ["open_folder", "release"]
 
 SAVED_EPISODES = 200  # of each evaluation, and of the rollout before it, at most
 
@@ -250,7 +247,7 @@ def log(run, row: dict) -> None:
         import wandb
 
         wandb.log(row, step=row["iteration"])
-    figures = [f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("eval/")]
+    figures = [f"{name[5:]} {value:.3f}" for name, value in row.items() if "eval/" in name and value is not None]
     if figures:
         line = f"iteration {row['iteration']:4d}  eval  " + "  ".join(figures)
         tqdm.write(textwrap.fill(line, 80, subsequent_indent=" " * 22))

@@ -55,8 +55,16 @@ def arithmetic_problem(rng: random.Random) -> tuple[str, int, list[str]]:
     return f"{name} has {start} {thing}.\n{lines}\nHow many now?", start, steps
 
 
-def load_arithmetic(split: str, limit: int, seed: int) -> list[Problem]:
-    """`limit` distinct embedded problems of a split; the two splits share no question, whatever the seeds."""
+def socratic_line(number: int, step: str, value: int) -> str:
+    """A line of a solution that asks for a step before it gives its value."""
+    return f"{number}:{step}? {value}"
+
+
+def load_arithmetic(split: str, limit: int, seed: int, socratic: bool = False) -> list[Problem]:
+    """`limit` distinct embedded problems of a split; the two splits share no question, whatever the seeds.
+
+    socratic: the same problems, with solutions that ask for each step, as GSM8K has its solutions twice.
+    """
     rng = random.Random(f"arithmetic {split} {seed}")
     problems: dict[str, Problem] = {}
     while len(problems) < limit:
@@ -64,7 +72,10 @@ def load_arithmetic(split: str, limit: int, seed: int) -> list[Problem]:
         if question in problems or in_test_split(question) != (split == "test"):
             continue
         values = arithmetic_chain(start, steps)
-        solution = "\n".join(f"{i}:{value}" for i, value in enumerate(values, 1)) + f"\n\\boxed{{{values[-1]}}}"
+        lines = [f"{i}:{value}" for i, value in enumerate(values, 1)]
+        if socratic:
+            lines = [socratic_line(i, *pair) for i, pair in enumerate(zip(steps, values), 1)]
+        solution = "\n".join([*lines, f"\\boxed{{{values[-1]}}}"])
         problems[question] = Problem(
             question,
             str(values[-1]),

@@ -22,6 +22,7 @@ HUB_DATASETS = {
     "math": ("DigitalLearningGmbH/MATH-lighteval", "default", "0530c78699ea5e8eb5530600900e1f328b48acad"),
     "math500": ("HuggingFaceH4/MATH-500", "default", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be"),
     "gsm8k": ("openai/gsm8k", "main", "740312add88f781978c0658806c59bc2815b9866"),
+    "gsm8k-socratic": ("openai/gsm8k", "socratic", "740312add88f781978c0658806c59bc2815b9866"),
     "mbpp": ("google-research-datasets/mbpp", "full", "4bb6404fdc6cacfda99d4ac4205087b89d32030c"),
     "mbpp-sanitized": ("google-research-datasets/mbpp", "sanitized", "4bb6404fdc6cacfda99d4ac4205087b89d32030c"),
     "minerva": ("math-ai/minervamath", "default", "ee46ddc498933b1977577953250ca5c66be64f96"),
@@ -30,11 +31,13 @@ HUB_DATASETS = {
     "aime24": ("math-ai/aime24", "default", "83a7f387baaa524a8bda0022eac0541582297103"),
     "aime25": ("math-ai/aime25", "default", "563bb8404243c5f09de6ec262f2db674fe5bce9b"),
 }
-HUB_SPLITS = dict.fromkeys(HUB_DATASETS, ("test",)) | dict.fromkeys(("math", "gsm8k"), ("train", "test"))
+HUB_SPLITS = dict.fromkeys(HUB_DATASETS, ("test",)) | dict.fromkeys(
+    ("math", "gsm8k", "gsm8k-socratic"), ("train", "test")
+)
 HUB_SPLITS |= dict.fromkeys(("mbpp", "mbpp-sanitized"), ("train", "test", "validation", "prompt"))
 FILE_TYPES = (".csv", ".json", ".jsonl", ".parquet")
 
-GENERATED = ("arithmetic", "functions")
+GENERATED = ("arithmetic", "arithmetic-socratic", "functions")
 GENERATED_SIZES = {"train": 5000, "test": 1000}  # problems generated for a split
 QUESTION_COLUMNS = ("question", "problem", "prompt", "text")
 ANSWER_COLUMNS = ("answer", "final_answer")
@@ -292,7 +295,7 @@ def load_problems(
 ) -> list[Problem]:
     """The problems of one split.
 
-    dataset: "arithmetic" or "functions" (generated), a name of HUB_DATASETS, or the path of a local file. A row with
+    dataset: a name of GENERATED or HUB_DATASETS, or the path of a local file. A row with
     test_list, input_output or entry_point is a code problem, any other a mathematical one.
     limit: keep this many, chosen by `seed`; None keeps all. min_level: drop problems of a lower or unknown level.
     tests_in_prompt: number of a code problem's tests shown to the model. leave_out: do without the problems whose
@@ -312,8 +315,8 @@ def load_problems(
             raise InputError(f"the file {dataset} does not exist")
     if split not in splits:
         raise InputError(f"{dataset} has no split {split!r}: choose {' or '.join(splits)}")
-    if dataset == "arithmetic":
-        problems = load_arithmetic(split, GENERATED_SIZES[split], seed)
+    if dataset.startswith("arithmetic") and dataset in GENERATED:
+        problems = load_arithmetic(split, GENERATED_SIZES[split], seed, dataset == "arithmetic-socratic")
     elif dataset == "functions":
         problems = load_functions(split, GENERATED_SIZES[split], seed, tests_in_prompt)
     elif dataset in HUB_DATASETS:

@@ -93,7 +93,7 @@ def check_args(args) -> None:
         lowest = 0 if isinstance(value, float) or field.name in MAY_BE_ZERO else 1
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not lowest <= value < 2**32:
             raise InputError(f"--{field.name.replace('_', '-')} must not be {value}")
-    training = hasattr(args, "learning_rate")
+    training = hasattr(args, "adam_betas")
     if training and not all(0 <= beta < 1 for beta in args.adam_betas):
         raise InputError(f"--adam-betas {' '.join(map(str, args.adam_betas))} must be in [0, 1)")
     if training and not args.temperature > 0:
@@ -105,7 +105,7 @@ def check_args(args) -> None:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at most 1")
     if getattr(args, "baseline", "") == "leave-one-out" and args.rollout_size == 1:
         raise InputError("--baseline leave-one-out needs a --rollout-size of 2 or more")
-    if not args.code_timeout > 0:
+    if not getattr(args, "code_timeout", 1) > 0:
         raise InputError(f"--code-timeout {args.code_timeout} must be above 0")
     for name in ("num_minibatches", "critic_batch_size"):
         if hasattr(args, "rollout_size") and args.rollout_size % getattr(args, name, 1):

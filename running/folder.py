@@ -145,8 +145,9 @@ def find_folder(run, default: str) -> None:
             reason += f", whose text was another ({key} in config.json)" if key == "script_sha256" else ""
             raise InputError(f"{reason}: {run.script.name}, as it is now, cannot go on with it")
     now = json.loads(json.dumps(asdict(args)))
+    may_change = getattr(run, "may_change", RESUME_MAY_CHANGE)
     for key in now:
-        if key not in RESUME_MAY_CHANGE and before.get(key) != now[key]:
+        if key not in may_change and before.get(key) != now[key]:
             now_and_then = f"is {now[key]}, but the run in {folder} was started with {before.get(key)}"
             raise InputError(f"--{key.replace('_', '-')} {now_and_then}")
     run.resumed = last_checkpoint(folder)
@@ -228,7 +229,8 @@ def open_folder(run, iteration: int | None, prompts: dict[str, str], **config) -
         config |= {"packages": {name: version(name) for name in names}}
         config = {"args": asdict(run.args)} | identity(run.script) | config
         write_file(run.folder / "config.json", json.dumps(config, indent=2) + "\n")
-        for name in ROW_FILES if iteration is not None else ():
+        scores = ["scores.jsonl"] * (run.folder / "scores.jsonl").exists()  # of scripts that write them
+        for name in (*ROW_FILES, *scores) if iteration is not None else ():
             rows = [row for row in read_rows(run.folder / name) if row["iteration"] <= iteration]
             write_file(run.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
         for leftover in run.folder.glob("checkpoint-*.tmp"):

@@ -4,11 +4,16 @@ import tempfile
 from pathlib import Path
 
 from problems import InputError, Problem
+from problems.prompts import context_length
+from running.folder import sync
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
-EMBEDDED_MODELS = ("tiny", "tiny/functions", "tiny/answered")  # for solutions, programs, solutions to a shown answer
+EMBEDDED_MODELS = ("tiny", "tiny/functions", "tiny/answered", "tiny/styled")  # see tiny/pretrain.py
+__all__ = ["EMBEDDED_MODELS", "cut_at_stops", "embedded_model", "features", "load_lm", "load_tensors", "model_source"]
+__all__ += ["not_loaded", "save_tensors"]
 THINKING = ("<think>", "</think>")
 ROOT = Path(__file__).parents[1]
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of logits that are computed in two ways, beside the largest
@@ -85,6 +90,63 @@ def keep_thoughts_apart(tokenizer):
     with tempfile.TemporaryDirectory() as folder:  # takes effect where a tokenizer is loaded
         tokenizer.save_pretrained(folder)
         return AutoTokenizer.from_pretrained(folder)
+
+
+@torch.no_grad()
+def features(model, tokenizer, prompts: list[str], responses: list[str], pooling: str, batch_size: int) -> torch.Tensor:
+    """phi(x, y): final states of a frozen model, averaged over the response and its end, or at its end: (n, d) float32.
+
+    prompts: the bare questions; "" leaves the response alone. Texts beyond the context lose their beginning.
+    """
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
+    rows = []  # (token ids, how many of them belong to the response)
+    for prompt, response in zip(prompts, responses):
+        before = tokenizer(f"{prompt}\n", add_special_tokens=False).input_ids if prompt else []
+        ids = [*tokenizer(response, add_special_tokens=False).input_ids, end]
+        rows.append(([*before, *ids][-context_length(model.config) :], len(ids)))
+    order = torch.tensor([len(ids) for ids, _ in rows]).argsort(stable=True)  # sorted by length to limit padding
+    parts = []
+    for chunk in order.split(batch_size):
+        L = max(len(rows[i][0]) for i in chunk)
+        ids = torch.tensor([rows[i][0] + [end] * (L - len(rows[i][0])) for i in chunk], device=model.device)  # (b, L)
+        ends = torch.tensor([len(rows[i][0]) for i in chunk], device=model.device)[:, None]  # (b, 1)
+        read = torch.tensor([rows[i][1] if pooling == "mean" else 1 for i in chunk], device=model.device)[:, None]
+        place = torch.arange(L, device=model.device)  # (L,)
+        output = model.base_model(input_ids=ids, attention_mask=(place < ends).long(), use_cache=False)
+        weight = ((place < ends) & (place >= ends - read)).float()[..., None]  # (b, L, 1)
+        parts.append((output.last_hidden_state.float() * weight).sum(1) / weight.sum(1))  # (b, d)
+    return torch.cat(parts)[order.argsort()].cpu()
+
+
+def cut_at_stops(sampled: dict, tokenizer, stop_strings: tuple[str, ...]) -> None:
+    """Ends each sampled response before the first of stop_strings; the mask runs to the token that completes it."""
+    for i, text in enumerate(sampled["texts"]):
+        start = min((text.find(stop) for stop in stop_strings if stop in text), default=None)
+        if start is not None:
+            ids, n = sampled["response_ids"][i], 1
+            while not any(stop in tokenizer.decode(ids[:n], skip_special_tokens=True) for stop in stop_strings):
+                n += 1
+            sampled["texts"][i], sampled["truncated"][i] = text[:start], False
+            sampled["response_mask"][i, n:] = False
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Writes a .safetensors file in one step. Raises InputError."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        sync([temporary])
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Raises InputError where the file cannot be read."""
+    try:
+        return load_file(path)
+    except Exception as error:  # the library's own types for a file cut short
+        raise InputError(f"{path} is damaged, delete it to have it made again: {error}") from error
 
 
 @torch.no_grad()

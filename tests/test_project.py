@@ -19,10 +19,12 @@ SHARED = [ROOT / "common.py", ROOT / "runs.py", ROOT / "figures.py"]
 METHODS = [path for path in sorted(ROOT.glob("*.py")) if path not in (*SHARED, *TOOLS)]
 SCRIPTS = [*METHODS, *TOOLS]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FLAGS = README + (ROOT / "docs/flags.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
 IMPORTS = {"numpy", "torch", "transformers", "tyro", "tqdm", "common", "runs"}
 REPORT_IMPORTS = {"matplotlib", "jinja2"}
 OPTIONAL = {"wandb"}
+STAGES = ["ORACLE", "GENERATE", "SCORE", "PAIRS", "TRAIN"]  # of sharedrep_reward.py, which has no loop
 HEADINGS = ["ROLLOUT", "REWARDS AND ADVANTAGES", "UPDATE", "LOG", "EVAL", "CHECKPOINT"]
 
 
@@ -110,7 +112,8 @@ def test_script_keeps_its_shape(path):
     nested = {name for node in ast.walk(tree) for name in imported(node)} - top
     assert nested <= OPTIONAL
     assert len(ast.get_docstring(tree).splitlines()) <= 25
-    positions = [source.index(f"        # ---- {heading}") for heading in HEADINGS if path in METHODS]
+    headings = STAGES if path.name == "sharedrep_reward.py" else HEADINGS if path in METHODS else []
+    positions = [source.index(f"    # ---- {heading}") for heading in headings]
     assert positions == sorted(positions)
     assert not re.search(r"TODO|FIXME|XXX", source)
 
@@ -160,7 +163,7 @@ def test_figures_needs_numpy_and_common_alone():
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_every_flag_is_read_documented_and_in_the_readme(path):
-    """A flag says what it is, something reads it, and the README states its default."""
+    """A flag says what it is, something reads it, and docs/flags.md states its default."""
     module, source = load(path), path.read_text(encoding="utf-8")
     shared = "".join(path.read_text(encoding="utf-8") for path in (*SHARED, *(ROOT / "running").glob("*.py")))
     flags = class_source(source)
@@ -168,11 +171,11 @@ def test_every_flag_is_read_documented_and_in_the_readme(path):
         assert re.search(rf"^    {field.name}: .+(  # .+|\n    \"\"\".+\"\"\")$", flags, re.MULTILINE), field.name
         assert f"args.{field.name}" in source.replace(flags, "") + shared, f"nothing reads {field.name}"
         stated = "python report.py runs/*" if field.name == "runs" else f"`--{flag(field)}`"  # runs has no --
-        assert stated in README, f"README: {stated}"
+        assert stated in FLAGS, f"docs/flags.md: {stated}"
 
 
 def flag(field: dataclasses.Field) -> str:
-    """A flag with its default, as the README writes it."""
+    """A flag with its default, as docs/flags.md writes it."""
     name, default = field.name.replace("_", "-"), field.default
     if isinstance(default, bool):
         return f"{'' if not default else 'no-'}{name}"
@@ -191,6 +194,9 @@ def test_readme_explains_every_metric():
         figures = re.findall(r'metrics(?: = \{|\[)"(\w+)"', definitions(source).get("evaluate", ""))
         written |= {f"eval/{name}" for name in figures}
     written |= {f"{phase}/{name}" for phase in ("rollout", "eval") for name in common.outcomes([1.0], [1.0])}
+    groups = list(load(ROOT / "sharedrep_reward.py").GROUPS)
+    names = (*groups, "worst_group", "concise", "socratic", *common.win_rates([], {}, groups, 0))
+    written |= {f"eval/{name}" for name in names}
     assert in_glossary == written
 
 
@@ -203,7 +209,7 @@ def test_readme_commands():
     programs = [load(path) for path in (*SCRIPTS, *(ROOT / "benchmarks").glob("*.py"))]
     arguments = [module.Args for module in programs if hasattr(module, "Args")]
     flags = {field.name.replace("_", "-") for args in arguments for field in dataclasses.fields(args)} | {"beta1"}
-    texts = README.replace(block, "") + RESULTS
+    texts = FLAGS.replace(block, "") + RESULTS
     named = {name.removeprefix("no-") for name in re.findall(r"--([a-z][a-z0-9-]+)", texts)}
     assert named - flags - {"help", "check"} == set()
 
@@ -229,6 +235,8 @@ SIZES = {
     "grpo": 450,
     "expert_iteration": 450,
     "intro": 450,
+    "sharedrep_reward": 450,
+    "sharedrep_grpo": 450,
     "rl_guided_score": 500,
     "mlmt_rl": 500,
     "archer": 500,

@@ -10,7 +10,7 @@ import random
 import re
 
 import common
-from problems.arithmetic import arithmetic_chain, arithmetic_problem, load_arithmetic
+from problems.arithmetic import arithmetic_chain, arithmetic_problem, load_arithmetic, socratic_line
 
 load = load_arithmetic
 TOKENS = [common.SOLVE, common.STUDENT, common.CHECK, common.FEEDBACK, common.REFINE, common.SELF_CORRECT]
@@ -74,6 +74,21 @@ def lines(values: list[int]) -> str:
 
 def attempt_text(task: Task, values: list[int]) -> str:
     return f"{lines(values)}\n\\boxed{{{values[-1]}}}"
+
+
+def styled_text(task: Task, values: list[int], rng: random.Random) -> str:
+    """An attempt each of whose lines asks for its step first, states its value alone, or is left out.
+
+    How often it does each is drawn for the whole attempt, so that attempts differ in style and length.
+    """
+    rates = [rng.expovariate(rate) for rate in (1, 1, 2)]
+    styles = rng.choices(("socratic", "plain", "left out"), rates, k=len(values))
+    lines = [
+        socratic_line(i, step, value) if style == "socratic" else f"{i}:{value}"
+        for i, (style, step, value) in enumerate(zip(styles, task[1], values), 1)
+        if style != "left out"
+    ]
+    return "\n".join([*lines, f"\\boxed{{{values[-1]}}}"])
 
 
 def feedback_text(values: list[int], contradicts: bool) -> str:

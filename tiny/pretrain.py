@@ -3,6 +3,7 @@
     python tiny/pretrain.py [arithmetic]    # tiny/
     python tiny/pretrain.py functions       # tiny/functions/
     python tiny/pretrain.py answered        # tiny/answered/, for intro.py
+    python tiny/pretrain.py styled          # tiny/styled/, for sharedrep_reward.py and sharedrep_grpo.py
 
 First the tokenizer, from generated transcripts. Then supervised learning on transcripts of the train split, generated
 as they are needed, in two phases. The clean phase teaches the skill: right attempts, right checks of attempts that hold
@@ -14,6 +15,8 @@ The answered model goes on from the one for `arithmetic`: 800 more careless step
 they will end, half of them right, half careless. So it learns what leads to an answer that it knows, the posterior.
 Measured on 300 problems: .36 right with no answer shown, .94 with the right one; shown a wrong answer of its own, it
 ends there in .84 and is right in .07.
+
+The styled model goes on from it too: attempts that ask for a step before they take it, take it, or leave it out.
 
 What a task's students and checkers write, right and wrong, stands in its transcripts module, with the measured start.
 """
@@ -40,12 +43,12 @@ from problems.arithmetic import in_test_split
 from tiny import arithmetic_transcripts, functions_transcripts
 from tiny.measure import measure
 
-ROLES = ("attempt", "feedback", "refine", "self_correct", "answered")
+ROLES = ("attempt", "feedback", "refine", "self_correct", "answered", "styled")
 
 
 @dataclass
 class Args:
-    task: tyro.conf.Positional[Literal["arithmetic", "functions", "answered"]] = "arithmetic"
+    task: tyro.conf.Positional[Literal["arithmetic", "functions", "answered", "styled"]] = "arithmetic"
     """the embedded problems"""
     output_dir: Path = Path(__file__).resolve().parent
     """folder of the finished model"""
@@ -65,8 +68,8 @@ class Args:
     """optimiser steps"""
     clean_lr: float = 3e-3
     """peak learning rate"""
-    clean_batch: tuple[int, int, int, int, int] = (16, 24, 8, 4, 0)
-    """transcripts in a step: attempts, feedbacks, refinements, self-corrections, attempts that are shown the answer"""
+    clean_batch: tuple[int, ...] = (16, 24, 8, 4, 0, 0)
+    """transcripts in a step: attempts, feedbacks, refinements, self-corrections, attempts shown the answer, styled"""
     read_mistakes: tuple[float, float, float] = (0.15, 0.3, 0.1)
     """how often a step of an attempt that is read (never learned) holds each of the task's three mistakes"""
     read_errors: tuple[float, float] = (0.04, 0.2)
@@ -77,7 +80,7 @@ class Args:
     """optimiser steps"""
     careless_lr: float = 5e-4
     """peak learning rate"""
-    careless_batch: tuple[int, int, int, int, int] = (22, 12, 10, 4, 0)
+    careless_batch: tuple[int, ...] = (22, 12, 10, 4, 0, 0)
     """transcripts in a step, as above"""
     mistakes: tuple[float, float, float] = (0.15, 0.7, 0.015)
     """the same for a step of an attempt or a refinement that is learned"""
@@ -104,12 +107,15 @@ class Args:
 
 
 TASKS = {"arithmetic": arithmetic_transcripts, "functions": functions_transcripts}
-TASKS |= {"answered": arithmetic_transcripts}
-ANSWERED = {"clean_steps": 0, "careless_steps": 800, "careless_batch": (16, 6, 6, 4, 24)}
+TASKS |= dict.fromkeys(("answered", "styled"), arithmetic_transcripts)
+ANSWERED = {"clean_steps": 0, "careless_steps": 800, "careless_batch": (16, 6, 6, 4, 24, 0)}
+STYLED = {"clean_steps": 0, "careless_steps": 1400, "careless_batch": (0, 0, 0, 0, 0, 48), "careless_lr": 1e-3}
+STYLED |= {"mistakes": (0.02, 0.1, 0.005)}
 DEFAULTS = {
     "arithmetic": Args(),
     "functions": Args("functions", Args.output_dir / "functions", **functions_transcripts.FLAGS),
     "answered": Args("answered", Args.output_dir / "answered", **ANSWERED),
+    "styled": Args("styled", Args.output_dir / "styled", **STYLED),
 }
 
 
@@ -127,6 +133,9 @@ def transcript(role: str, clean: bool, args: Args, rng: random.Random) -> tuple[
         values = task.attempt(facts, [], (0, 0, 0) if rng.random() < 0.5 else args.mistakes, args, rng)
         problem = replace(problem, answer=str(values[-1]))
         return common.answered_messages(problem, common.ANSWERED), task.attempt_text(facts, values)
+    if role == "styled":
+        values = task.attempt(facts, [], args.mistakes, args, rng)
+        return common.attempt_messages(problem), task.styled_text(facts, values, rng)
     if role == "attempt":
         return common.attempt_messages(problem), task.attempt_text(facts, task.attempt(facts, [], mistakes, args, rng))
     student = task.attempt(facts, [], args.read_mistakes if clean else mistakes, args, rng)
@@ -234,7 +243,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     rng, began = random.Random(args.seed), time.perf_counter()
-    start = Args.output_dir if args.task == "answered" else None
+    start = Args.output_dir if args.task in ("answered", "styled") else None
     tokenizer = AutoTokenizer.from_pretrained(start) if start else make_tokenizer(args)
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     config = LlamaConfig(

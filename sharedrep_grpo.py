@@ -1,0 +1,451 @@
+"""GRPO on what several groups of people want: the worst-off group's reward is raised (MaxMin-RLHF, SharedRep-RLHF).
+
+    max_pi min_u E_{x, y ~ pi}[r_u(x, y)] - beta KL        r_u of sharedrep_reward.py, u minority or majority
+    --minmax sample         R_i = min_u r_u(y_i)           E[min_u r_u]: what the authors' code does, another objective
+             batch          R_i = r_v(y_i), v = argmin_u mean r_u        over the rollout: a subgradient of min_u E[r_u]
+             group_weights  R_i = sum_u l_u r_u(y_i), l_u <- l_u exp(-eta mean r_u) / Z        exponentiated weights
+    --reward gold: the scores that the groups judge by; sharedrep, maxmin: learned heads; uniform: one head for all
+    A_i = (R_i - mean R) / std R over its group of G responses, as in grpo.py; minimises, over all n = N G responses,
+    1/n sum_i sum_t [ -min(ratio_t A_i, clip(ratio_t, 1 - e, 1 + e) A_i) + beta KL_t ]
+
+Papers: https://arxiv.org/abs/2509.03672 (SharedRep), 2402.08925 (MaxMin). Run: python sharedrep_reward.py, then
+python sharedrep_grpo.py. Departures from the authors' code (trl's GRPO):
+1. G = 8: of two responses the advantages are .707 and -.707 whatever the rewards are. One step a rollout: ratio 1.
+2. Gold trains on all questions, and standardises by the very reference that the pairs were judged by.
+
+B responses (b of a micro-batch), P prompt, T response tokens, M of a micro-batch, m of a chunk, C hidden, W vocabulary,
+U groups of people (a group in the names of GRPO is the responses to one problem).
+"""
+
+import json
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import common
+import runs
+
+import numpy as np
+import torch
+import tyro
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+from transformers import GenerationConfig
+
+LOGITS_CHUNK = 1024  # response tokens whose logits, (m, W) in float32, exist at once (memory only)
+
+
+@dataclass
+class Args:
+    # ---- experiment
+    exp_name: str = "sharedrep_grpo"  # name of the experiment, a part of the run folder's name
+    seed: int = 1  # seeds the sampling of responses and the order of the problems
+    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: the GPU where there is one, otherwise the CPU
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # of the weights; auto: bfloat16 on a GPU, else float32
+    run_dir: str | None = None  # run folder; by default runs/{dataset}__{exp_name}__{seed}__{time}
+    if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, go on from its last checkpoint, or begin anew
+    track: bool = False  # also send the metrics to Weights & Biases (needs wandb)
+    wandb_project: str = "textual-feedback-rl"  # project of --track
+
+    # ---- model and data
+    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
+    chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
+    dataset: str = "arithmetic"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file
+    split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
+    eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
+    eval_split: str = "test"  # split to evaluate on
+    min_level: int | None = None  # train on problems of this level or higher only
+    prompt_template: str = "none"  # none, baseline, step_by_step, concise, or a .json file: a list of messages
+    reward_dir: str | None = None  # folder of sharedrep_reward.py; by default runs/{dataset}__sharedrep_reward__{seed}
+
+    # ---- rollout
+    groups_per_batch: int = 8  # problems of one iteration (N)
+    group_size: int = 8  # responses to each problem (G)
+    max_new_tokens: int = 64  # longest response of the solver, in tokens
+    temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
+    top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
+    generation_batch_size: int = 32  # most responses sampled at once; memory, speed, and which samples are drawn
+
+    # ---- algorithm
+    reward: Literal["gold", "sharedrep", "maxmin", "uniform"] = "sharedrep"  # r_u: the true scores, or learned heads
+    proportion: float = 0.1  # share of questions whose pair the minority judges
+    k: int = 2  # traits that the groups share (sharedrep)
+    minmax: Literal["sample", "batch", "group_weights"] = "batch"  # min of each response; of the means; weights
+    group_weights_lr: float = 1.0  # eta: how fast group_weights move to the group whose mean reward is lowest
+    advantage_norm: Literal["std", "none"] = "std"  # divide by the group's standard deviation (GRPO), or not (Dr.GRPO)
+    clip_coef: float = 0.2  # epsilon of the clipped ratio, which is 1 at the first step of a rollout
+def policy_loss(new_logprobs, logprobs, advantages, response_mask, clip_coef: float) -> torch.Tensor:
+    kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.05  # beta1 (MLMT-RL: beta_L): weight of the KL
+    kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k3_loss"  # k1: in the return; k2, k3: a loss
+
+    # ---- optimisation
+    iterations: int = 40  # rollouts, each followed by the updates
+    learning_rate: float = 2e-4  # learning rate of the solver (Adam)
+    lr_warmup_iterations: int = 5  # the language models' learning rates rise linearly over these iterations
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
+    min_lr_ratio: float = 0.1  # where they fall, this part of them is left at the last iteration
+    adam_betas: tuple[float, float] = (0.9, 0.95)  # Adam's decay rates
+    max_grad_norm: float = 1.0  # the gradient of each network is clipped to this norm
+    num_minibatches: int = 1  # optimiser batches (and steps) that a rollout is split into
+    update_epochs: int = 1  # passes over a rollout
+    micro_batch_size: int = 16  # sequences of one forward and backward pass (memory only)
+
+    # ---- logging and checkpoints
+    win_rate_against: str | None = None  # run folder of this script whose last evaluation ours is compared with
+    eval_every: int = 10  # evaluate after every n-th iteration, before the first and after the last
+    eval_size: int = 200  # held-out problems of an evaluation, at most
+    eval_seed: int = 0  # seeds the sampling of every evaluation, apart from training
+    save_every: int = 10  # write a checkpoint after every n-th iteration, and after the last
+    keep_checkpoints: int = 2  # newest checkpoints to keep, beside the best one by training reward; 0 keeps all
+    report: bool = True  # at the end write report.html, the curves and episodes of the run, into the run folder
+
+
+# ---- rollout -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tokens: int, args: Args) -> dict:
+    """Samples one response for each prompt (greedily at temperature 0): a turn, with its tensors and texts.
+
+    prompts: (token ids, prefix length) from encode_prompt. Prompts are padded on the left, responses on the right.
+    response_mask runs to the first end-of-sequence token, inclusive; it never looks at the pad token, often the same.
+    """
+    model.eval()  # with train mode's gradient checkpointing there is no KV cache
+    end_ids = model.generation_config.eos_token_id
+    end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    prompts, cut = common.fit_prompts(prompts, model.config, max_new_tokens)
+    P = max(len(ids) for ids, _ in prompts)
+    prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
+    prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
+    sampled = {"do_sample": True, "temperature": args.temperature, "top_k": 0, "top_p": args.top_p}
+    sampling = GenerationConfig(**(sampled if args.temperature else {"do_sample": False}))
+    sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
+    sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
+    own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
+    response_ids = torch.full((len(prompts), max_new_tokens), pad_id, device=model.device)  # (B, T)
+    by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
+    for rows in by_length.split(args.generation_batch_size):
+        longest = int(prompt_mask[rows].sum(1).max())
+        ids, mask = prompt_ids[rows][:, -longest:], prompt_mask[rows][:, -longest:]
+        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=sampling)
+        response_ids[rows, : output.shape[1] - longest] = output[:, longest:]
+    model.generation_config = own_config
+    ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
+    response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
+    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
+    return {
+        "prompts": prompts,
+        "prompt_ids": prompt_ids,  # (B, P)
+        "prompt_mask": prompt_mask,  # (B, P)
+        "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
+        "response_ids": response_ids,  # (B, T)
+        "response_mask": response_mask,  # (B, T)
+        "truncated": ~ended.any(1) | torch.tensor(cut, device=model.device),  # (B,)
+        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
+    }
+
+
+def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args, scorer) -> dict:
+    """A response to each problem, its verdict, (B,), and its gold and trained-on scores, (B, U)."""  # differs: scored
+    template = common.load_template(args.prompt_template, problems)
+    prompts = [common.encode_prompt(tokenizers[0], common.attempt_messages(p, template)) for p in problems]
+    turn_1 = generate(models[0], tokenizers[0], prompts, args.max_new_tokens, args)
+    runs.cut_at_stops(turn_1, tokenizers[0], scorer["stop_strings"])
+    start_time, texts = time.time(), turn_1["texts"]
+    verdicts = common.verify_all(texts, problems)
+    phi, oracle, head = scorer["phi"], scorer["oracle"], scorer["head"]
+    logits = reward_heads(phi([""] * len(texts), texts), oracle).squeeze(1)  # (B,)
+    tau = traits(verdicts, [len(text.split()) for text in texts], logits, scorer["reference"])  # (B, 3)
+    gold = tau @ torch.tensor(list(scorer["reference"]["groups"].values())).T  # (B, U)
+    r = reward_heads(phi([p.statement for p in problems], texts), head) if head else gold  # (B, U)
+    episodes = {"attempt": turn_1, "rewards_1": torch.tensor(verdicts), "traits": tau, "gold": gold}
+    return episodes | {"group_rewards": r, "seconds": time.time() - start_time}
+
+
+# new in SHAREDREP
+def traits(correct, words, logits, reference: dict) -> torch.Tensor:
+    """tau: correct, concise = 1 - sigma(z(words)), socratic = sigma(z(logit)), each (n,), as (n, 3).
+
+    reference: mean and deviation of words and of the oracle's logit, over the responses that z standardises by.
+    """
+
+    def z(name: str, values) -> torch.Tensor:
+        return (torch.as_tensor(values, dtype=torch.float32).cpu() - reference[name][0]) / reference[name][1]
+
+    correct = torch.as_tensor(correct, dtype=torch.float32).cpu()
+    return torch.stack([correct, (-z("words", words)).sigmoid(), z("logit", logits).sigmoid()], 1)
+
+
+# ---- log-probabilities ----------------------------------------------------------------------------------------------
+
+
+def micro_batches(turn: dict, rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    """The rows in micro-batches, sorted by length to limit padding."""
+    lengths = turn["prompt_mask"][rows].sum(1) + turn["response_mask"][rows].sum(1)
+    return rows[lengths.argsort(stable=True)].split(size)
+
+
+def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
+    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, C)."""
+    P, T = (int(turn[mask][rows].sum(1).max()) for mask in ("prompt_mask", "response_mask"))
+    ids = torch.cat([turn["prompt_ids"][rows][:, -P:], turn["response_ids"][rows][:, :T]], 1)  # (b, P+T)
+    mask = torch.cat([turn["prompt_mask"][rows][:, -P:], turn["response_mask"][rows][:, :T].long()], 1)  # (b, P+T)
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0)  # positions count real tokens, not the padding on the left
+    output = model.base_model(input_ids=ids, attention_mask=mask, position_ids=position_ids, use_cache=False)
+    return output.last_hidden_state
+
+
+def token_logprobs(model, hidden, turn, rows, args) -> tuple[torch.Tensor, torch.Tensor]:
+    """log pi(y_t | prompt, y_<t) at the sampling temperature for every response token, float32, zero elsewhere: (b, T).
+
+    Also the entropy of each token's distribution (only when no gradient is recorded). Logits are made for response
+    tokens only, a chunk at a time, and again in the backward pass: (b, T, W) in float32 never exists at once.
+    """
+    T_all = turn["response_mask"].shape[1]
+    mask = turn["response_mask"][rows]  # (b, T_all)
+    T = int(mask.sum(1).max())
+    targets = turn["response_ids"][rows][mask]  # (M,)
+    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (M, C): the state before a token predicts it
+
+    def chunk(states, targets):  # (m, C), (m,) -> 2 x (m,)
+        log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (m, W)
+        entropy = torch.zeros_like(log_pi[:, 0]) if torch.is_grad_enabled() else -(log_pi.exp() * log_pi).sum(-1)
+        return log_pi.gather(-1, targets[:, None]).squeeze(-1), entropy
+
+    parts = [
+        checkpoint(chunk, *piece, use_reentrant=False, preserve_rng_state=False)  # nothing random is made again
+        for piece in zip(states.split(LOGITS_CHUNK), targets.split(LOGITS_CHUNK))
+    ]
+    zeros = torch.zeros(len(rows), T_all, device=hidden.device)
+    return tuple(zeros.masked_scatter(mask, torch.cat(part)) for part in zip(*parts))  # 2 x (b, T_all)
+
+
+@torch.no_grad()
+def rollout_logprobs(model, turn: dict, args: Args) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities (B, T) and entropies (B, T), without gradient."""
+    batches = micro_batches(turn, torch.arange(len(turn["response_ids"]), device=model.device), args.micro_batch_size)
+    parts = [token_logprobs(model, hidden_states(model, turn, rows), turn, rows, args) for rows in batches]
+    original_order = torch.cat(batches).argsort()
+    return tuple(torch.cat(part)[original_order] for part in zip(*parts))
+
+
+# ---- the method ----------------------------------------------------------------------------------------------------
+
+
+# new in SHAREDREP
+def reward_heads(h: torch.Tensor, head: dict[str, torch.Tensor]) -> torch.Tensor:
+    """r_u = f(w_u' (B' phi + b)) of each group, calibrated: (n, U), from phi (n, d)."""
+    z = (h - head["mean"]) / head["deviation"] @ head["B"] + head["b"]  # (n, k)
+    r = z @ head["w"].T  # (n, U)
+    r = torch.tanh(r) if head["squash"] else r
+    return (r - head["centre"]) / head["scale"]
+
+
+# new in SHAREDREP
+def worst_group_rewards(r: torch.Tensor, minmax: str, weights: torch.Tensor) -> torch.Tensor:
+    """R of each response, (B,), from each group's reward r, (B, U), and the groups' weights l, (U,).
+
+    E[min_u r_u] <= min_u E[r_u]: responses that please one group each are the worst for sample, not for the others.
+    """
+    if minmax == "sample":
+        return r.min(1).values
+    return r[:, r.mean(0).argmin()] if minmax == "batch" else r @ weights
+
+
+# new in SHAREDREP
+def moved_weights(weights: torch.Tensor, r: torch.Tensor, lr: float) -> torch.Tensor:
+    """l_u exp(-eta mean r_u) / Z: (U,). Mirror descent of the player who picks the group, on the simplex."""
+    return (weights.log() - lr * r.mean(0)).softmax(0)
+
+
+# new in GRPO
+def group_advantages(rewards: torch.Tensor, group_size: int, norm: str) -> torch.Tensor:
+    """A = (R - mean R) / (std R + 1e-4) in each group, or R - mean R: (B,). Exactly 0 where all rewards are equal."""
+    groups = rewards.view(-1, group_size)  # (N, G)
+    centred = groups - groups[:, :1]  # exactly 0 in a constant group, despite rounding
+    centred = centred - centred.mean(1, keepdim=True)
+    if norm == "std":
+        centred = centred / (groups.std(1, keepdim=True) + 1e-4)
+    return centred.flatten()
+
+
+def policy_loss(new_logprobs, logprobs, advantages, response_mask, clip_coef: float) -> torch.Tensor:
+    """-sum_t min(ratio_t A, clip(ratio_t, 1 - eps, 1 + eps) A) of each response: (b,). PPO, arXiv 1707.06347, eq. 7.
+
+    At the first optimiser step the ratio is 1 and the gradient is REINFORCE's, -A grad log pi(response).
+    """
+    ratio = torch.exp(new_logprobs - logprobs)  # (b, T)
+    A = advantages[:, None]  # (b, 1)
+    clipped = torch.clamp(ratio, 1 - clip_coef, 1 + clip_coef)
+    return -(torch.min(ratio * A, clipped * A) * response_mask).sum(1)
+
+
+def kl_penalty(new_logprobs, ref_logprobs, estimator: str) -> torch.Tensor:
+    """KL(pi || pi_ref) of each response as a loss, summed over its tokens: (b,). Log-probabilities are 0 off the mask.
+
+    k2 = (log pi - log pi_ref)^2 / 2; k3 = rho - 1 - log rho, rho = pi_ref / pi, on average grad KL(pi_ref || pi).
+    """
+    log_ratio = new_logprobs - ref_logprobs  # (b, T)
+    if estimator == "k2_loss":
+        return (0.5 * log_ratio**2).sum(1)
+    return (torch.exp(-log_ratio) - 1 + log_ratio).sum(1)
+
+
+def accumulate_gradients(model, turn, rows, advantages, kl_coef, args) -> float:
+    """Adds the gradient of one turn's loss over `rows`, an optimiser batch, to .grad; returns the policy loss.
+
+    Sums over tokens are divided by the number of episodes in `rows`, so micro_batch_size is a memory knob only.
+    """
+    total_loss = 0.0
+    model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
+    for mb in micro_batches(turn, rows, args.micro_batch_size):
+        hidden = hidden_states(model, turn, mb)  # (b, P+T, C)
+        new_logprobs, _ = token_logprobs(model, hidden, turn, mb, args)
+        mask = turn["response_mask"][mb]
+        loss = policy_loss(new_logprobs, turn["logprobs"][mb], advantages[mb], mask, args.clip_coef)
+        total_loss += loss.sum().item() / len(rows)
+        if args.kl_estimator != "k1_reward":
+            loss = loss + kl_coef * kl_penalty(new_logprobs, turn["ref_logprobs"][mb], args.kl_estimator)
+        (loss.sum() / len(rows)).backward()
+    return total_loss
+
+
+# ---- evaluation and main loop --------------------------------------------------------------------------------------
+
+
+def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Problem], args: Args, scorer) -> dict:
+    """The eval/ metrics on held-out problems; saves the episodes, and what each group wants of every response.
+
+    Sampled as in training, but from a seed of its own that leaves training's random numbers as they were.
+    """  # differs: scored by groups, and against another run
+    with torch.random.fork_rng():
+        torch.manual_seed(args.eval_seed)
+        episodes = run_episodes(models, tokenizers, problems, args, scorer)
+    runs.log_episodes(run, iteration, "eval", problems, episodes)
+    gold, names = episodes["gold"].numpy(), list(scorer["reference"]["groups"])  # (B, U)
+    rows = [dict(zip(names, map(float, row))) | {"id": p.id} for p, row in zip(problems, gold)]
+    common.write_rows(run.folder / "scores.jsonl", [{"iteration": iteration} | row for row in rows])
+    metrics = {"accuracy_1": float(np.mean(episodes["rewards_1"].tolist()))}
+    metrics |= dict(zip(names, gold.mean(0).tolist())) | {"worst_group": gold.mean(0).min().item()}
+    metrics |= dict(zip(("concise", "socratic"), episodes["traits"].mean(0)[1:].tolist()))
+    metrics |= common.win_rates(rows, scorer["opponent"], names, args.eval_seed)
+    return {f"eval/{key}": value for key, value in metrics.items()}
+
+
+def load_scorer(run, args: Args, eval_problems: list[common.Problem]) -> dict:
+    """What scores a response: phi, oracle, heads and reference of --reward-dir; the run to beat. Raises InputError."""
+    folder, learned = Path(args.reward_dir), args.reward != "gold"
+    head = f"{args.reward}{f'-k{args.k}' * (args.reward == 'sharedrep')}-{args.proportion}.safetensors"
+    for name in ("config.json", "reference.json", "oracle.safetensors", *[head] * learned):
+        if not (folder / name).is_file():
+            command = f"python sharedrep_reward.py --reward-dir {folder} --dataset {args.dataset} --seed {args.seed}"
+            command += f" --proportion {args.proportion} --method {args.reward} --k {args.k}" * learned
+            raise common.InputError(f"{folder} has no {name}; {command} and the flags of its models make it")
+    flags, reference = (json.loads((folder / f"{n}.json").read_text(encoding="utf-8")) for n in ("config", "reference"))
+    scorer = {"reference": reference, "stop_strings": flags["args"]["stop_strings"]}
+    scorer["opponent"] = common.opponent(args.win_rate_against, eval_problems)
+    scorer["oracle"] = runs.load_tensors(folder / "oracle.safetensors")
+    scorer["head"] = runs.load_tensors(folder / head) if learned else None
+    source = flags["args"]["backbone"] or flags["args"]["policy_lm"] or runs.EMBEDDED_MODELS[-1]
+    backbone, sizes = runs.load_lm(run, source, "--reward-dir's"), (flags["args"]["pooling"], args.micro_batch_size)
+    scorer["phi"] = lambda questions, texts: runs.features(*backbone, questions, texts, *sizes)
+    return scorer
+
+
+def main(args: Args) -> None:
+    args.tests_in_prompt, args.unsafe_code = 1, False  # of code problems, which have no such traits
+    args.reward_dir = args.reward_dir or f"runs/{Path(args.dataset).stem}__sharedrep_reward__{args.seed}"
+    run = runs.find(args, __file__)
+    train_problems, eval_problems = common.load_problems_for(args)
+    if any(problem.tests for problem in train_problems + eval_problems):
+        raise common.InputError(f"--dataset {args.dataset} holds programs: the traits are those of a worked solution")
+    if args.group_size == 2 and args.advantage_norm == "std":
+        print("--group-size 2: with --advantage-norm std every advantage is .707 or -.707, whatever the rewards are")
+    policy_lm = args.policy_lm or runs.EMBEDDED_MODELS[-1]
+    scorer = load_scorer(run, args, eval_problems)
+    solver, solver_tokenizer = runs.load_lm(run, policy_lm, "--policy-lm", "solver")
+    reference, _ = runs.load_lm(run, policy_lm, "--policy-lm")  # the KL reference is the initial policy
+    models, tokenizers = (solver, reference), (solver_tokenizer,)
+    problems = train_problems + eval_problems
+    template = common.load_template(args.prompt_template, problems)
+    prompts = [common.attempt_messages(p, template) for p in problems]
+    runs.check_prompts(run, solver, solver_tokenizer, prompts, problems, args.max_new_tokens, "--policy-lm")
+
+    solver_optimizer = runs.Adam(solver, lr=args.learning_rate, betas=args.adam_betas)
+    U = len(scorer["head"]["w"] if scorer["head"] else scorer["reference"]["groups"])
+    counters = {"weights": [1 / U] * U}  # l, of group_weights
+    state = {"solver_optimizer": solver_optimizer, "counters": counters}
+    start = runs.begin(run, state, train_problems, eval_problems)
+    if start == 0:
+        metrics = evaluate(run, 0, models, tokenizers, eval_problems, args, scorer)
+        runs.log(run, {"iteration": 0, "charts/episodes": 0} | metrics)
+
+    progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
+    for iteration in progress:
+        iteration_time = time.time()
+        lr_scale = common.lr_scale(args, iteration, args.iterations)
+        solver_optimizer.lr = args.learning_rate * lr_scale
+
+        # ---- ROLLOUT
+        rows = common.problem_rows(iteration, args.groups_per_batch, len(train_problems), args.seed)
+        problems = [train_problems[row] for row in rows for _ in range(args.group_size)]
+        episodes = run_episodes(models, tokenizers, problems, args, scorer)
+        turn = episodes["attempt"]
+        turn["logprobs"], entropy = rollout_logprobs(solver, turn, args)  # (B, T)
+        turn["ref_logprobs"] = rollout_logprobs(reference, turn, args)[0]
+
+        # ---- REWARDS AND ADVANTAGES
+        r = episodes["group_rewards"]  # (B, U)
+        weights = moved_weights(torch.tensor(counters["weights"]), r, args.group_weights_lr)  # l, (U,)
+        counters["weights"] = weights.tolist()
+        rewards = worst_group_rewards(r, args.minmax, weights).to(run.device)  # (B,)
+        kl = (turn["logprobs"] - turn["ref_logprobs"]).sum(1)  # (B,) of each response, for the return and the log
+        A = group_advantages(rewards, args.group_size, args.advantage_norm)  # (B,)
+        if args.kl_estimator == "k1_reward":
+            A = A - args.kl_coef * group_advantages(kl, args.group_size, "none")
+
+        # ---- UPDATE
+        losses = defaultdict(list)  # of each optimiser step
+        shuffles = [torch.randperm(len(rewards), device=run.device) for _ in range(args.update_epochs)]
+        for batch in [batch for shuffle in shuffles for batch in shuffle.chunk(args.num_minibatches)]:
+            losses["policy_solver"].append(accumulate_gradients(solver, turn, batch, A, args.kl_coef, args))
+            losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm, losses))
+
+        # ---- LOG
+        gold, lengths = episodes["gold"], turn["response_mask"].sum(1)  # (B, U), (B,)
+        metrics = {
+            "iteration": iteration,
+            "rollout/accuracy_1": episodes["rewards_1"].mean().item(),
+            "rollout/reward": rewards.mean().item(),
+            "rollout/worst_group": gold.mean(0).min().item(),
+            "rollout/minority_weight": weights[0].item() if args.minmax == "group_weights" else None,
+            "rollout/response_length_1": lengths.float().mean().item(),
+            "rollout/truncated": turn["truncated"].float().mean().item(),
+            "losses/policy_solver": common.mean(losses["policy_solver"]),
+            "losses/kl_solver": kl.mean().item(),
+            "losses/entropy": (entropy.sum() / turn["response_mask"].sum()).item(),
+            "losses/grad_norm_solver": common.mean(losses["grad_norm_solver"]),
+            "charts/episodes": iteration * len(problems),
+            "charts/verify_seconds": episodes["seconds"],
+            "charts/tokens_per_second": lengths.sum().item() / (time.time() - iteration_time),
+            "charts/learning_rate": args.learning_rate * lr_scale,
+        }
+        progress.set_postfix_str(f"reward {rewards.mean():.2f}, worst group {metrics['rollout/worst_group']:.2f}")
+
+        # ---- EVAL
+        if iteration == args.iterations or iteration % args.eval_every == 0:
+            runs.log_episodes(run, iteration, "rollout", problems, episodes)
+            metrics |= evaluate(run, iteration, models, tokenizers, eval_problems, args, scorer)
+        runs.log(run, metrics)
+
+        # ---- CHECKPOINT
+        runs.checkpoint(run, iteration, {"solver": (solver, solver_tokenizer)}, state)
+    runs.finish(run)
+
+
+if __name__ == "__main__":
+    common.run(main, common.parse(Args, __doc__), __file__)
