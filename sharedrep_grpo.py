@@ -1,20 +1,22 @@
-"""GRPO on what several groups of people want: the worst-off group's reward is raised (MaxMin-RLHF, SharedRep-RLHF).
+"""GRPO on what groups of people want: the worst-off group's reward is raised (MaxMin-RLHF, SharedRep-RLHF).
 
-    max_pi min_u E_{x, y ~ pi}[r_u(x, y)] - beta KL        r_u of sharedrep_reward.py, u minority or majority
-    --minmax sample         R_i = min_u r_u(y_i)           E[min_u r_u]: what the authors' code does, another objective
-             batch          R_i = r_v(y_i), v = argmin_u mean r_u        over the rollout: a subgradient of min_u E[r_u]
-             group_weights  R_i = sum_u l_u r_u(y_i), l_u <- l_u exp(-eta mean r_u) / Z        exponentiated weights
-    --reward gold: the scores that the groups judge by; sharedrep, maxmin: learned heads; uniform: one head for all
-    A_i = (R_i - mean R) / std R over its group of G responses, as in grpo.py; minimises, over all n = N G responses,
-    1/n sum_i sum_t [ -min(ratio_t A_i, clip(ratio_t, 1 - e, 1 + e) A_i) + beta KL_t ]
+    max_pi min_u E[r_u(x, y)] - beta KL    u minority, majority; r_u: --reward
+    --minmax batch   R_i = r_v(y_i), v = argmin_u mean r_u over the rollout
+      group_weights  R_i = sum_u l_u r_u(y_i), l_u <- l_u exp(-eta mean r_u) / Z
+      sample         R_i = min_u r_u(y_i): E[min_u r_u], the authors' objective
+    A_i = (R_i - mean R) / std R over its group of G responses, as in grpo.py
+    minimises, over all n = N G responses, with KL_t by --kl-estimator,
+    1/n sum_i sum_t [ -min(ratio_t A_i, clip(ratio_t) A_i) + beta KL_t ]
 
+--reward gold: the scores that the groups judge by; sharedrep, maxmin: learned heads; uniform: one head for all.
 Papers: https://arxiv.org/abs/2509.03672 (SharedRep), 2402.08925 (MaxMin). Run: python sharedrep_reward.py, then
 python sharedrep_grpo.py. Departures from the authors' code (trl's GRPO):
 1. G = 8: of two responses the advantages are .707 and -.707 whatever the rewards are. One step a rollout: ratio 1.
 2. Gold trains on all questions, and standardises by the very reference that the pairs were judged by.
+3. The minimum is one over the groups' means, the papers' objective; of each response only with --minmax sample.
 
-B responses (b of a micro-batch), P prompt, T response tokens, M of a micro-batch, m of a chunk, C hidden, W vocabulary,
-U groups of people (a group in the names of GRPO is the responses to one problem).
+B responses (b of a micro-batch), P, T tokens of prompt and response, M of a micro-batch, m of a chunk, C hidden, W
+vocabulary, U groups of people (a group in GRPO's names is the responses to one problem).
 """
 
 import json
@@ -77,7 +79,6 @@ class Args:
     group_weights_lr: float = 1.0  # eta: how fast group_weights move to the group whose mean reward is lowest
     advantage_norm: Literal["std", "none"] = "std"  # divide by the group's standard deviation (GRPO), or not (Dr.GRPO)
     clip_coef: float = 0.2  # epsilon of the clipped ratio, which is 1 at the first step of a rollout
-def policy_loss(new_logprobs, logprobs, advantages, response_mask, clip_coef: float) -> torch.Tensor:
     kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.05  # beta1 (MLMT-RL: beta_L): weight of the KL
     kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k3_loss"  # k1: in the return; k2, k3: a loss
 
@@ -155,10 +156,9 @@ def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args,
     prompts = [common.encode_prompt(tokenizers[0], common.attempt_messages(p, template)) for p in problems]
     turn_1 = generate(models[0], tokenizers[0], prompts, args.max_new_tokens, args)
     runs.cut_at_stops(turn_1, tokenizers[0], scorer["stop_strings"])
-    start_time, texts = time.time(), turn_1["texts"]
+    start_time, texts, phi, head = time.time(), turn_1["texts"], scorer["phi"], scorer["head"]
     verdicts = common.verify_all(texts, problems)
-    phi, oracle, head = scorer["phi"], scorer["oracle"], scorer["head"]
-    logits = reward_heads(phi([""] * len(texts), texts), oracle).squeeze(1)  # (B,)
+    logits = reward_heads(phi([""] * len(texts), texts), scorer["oracle"]).squeeze(1)  # (B,)
     tau = traits(verdicts, [len(text.split()) for text in texts], logits, scorer["reference"])  # (B, 3)
     gold = tau @ torch.tensor(list(scorer["reference"]["groups"].values())).T  # (B, U)
     r = reward_heads(phi([p.statement for p in problems], texts), head) if head else gold  # (B, U)
@@ -249,7 +249,7 @@ def reward_heads(h: torch.Tensor, head: dict[str, torch.Tensor]) -> torch.Tensor
 def worst_group_rewards(r: torch.Tensor, minmax: str, weights: torch.Tensor) -> torch.Tensor:
     """R of each response, (B,), from each group's reward r, (B, U), and the groups' weights l, (U,).
 
-    E[min_u r_u] <= min_u E[r_u]: responses that please one group each are the worst for sample, not for the others.
+    E[min_u r_u] <= min_u E[r_u]: responses that please one group each are bad for sample, not for the others.
     """
     if minmax == "sample":
         return r.min(1).values
@@ -258,7 +258,7 @@ def worst_group_rewards(r: torch.Tensor, minmax: str, weights: torch.Tensor) -> 
 
 # new in SHAREDREP
 def moved_weights(weights: torch.Tensor, r: torch.Tensor, lr: float) -> torch.Tensor:
-    """l_u exp(-eta mean r_u) / Z: (U,). Mirror descent of the player who picks the group, on the simplex."""
+    """l_u exp(-eta mean r_u) / Z: (U,), a step of mirror descent on the simplex."""
     return (weights.log() - lr * r.mean(0)).softmax(0)
 
 
@@ -326,9 +326,9 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
         torch.manual_seed(args.eval_seed)
         episodes = run_episodes(models, tokenizers, problems, args, scorer)
     runs.log_episodes(run, iteration, "eval", problems, episodes)
-    gold, names = episodes["gold"].numpy(), list(scorer["reference"]["groups"])  # (B, U)
-    rows = [dict(zip(names, map(float, row))) | {"id": p.id} for p, row in zip(problems, gold)]
-    common.write_rows(run.folder / "scores.jsonl", [{"iteration": iteration} | row for row in rows])
+    gold, names = episodes["gold"], list(scorer["reference"]["groups"])  # (B, U)
+    rows = [{"iteration": iteration, "id": p.id} | dict(zip(names, row.tolist())) for p, row in zip(problems, gold)]
+    common.write_rows(run.folder / "scores.jsonl", rows)
     metrics = {"accuracy_1": float(np.mean(episodes["rewards_1"].tolist()))}
     metrics |= dict(zip(names, gold.mean(0).tolist())) | {"worst_group": gold.mean(0).min().item()}
     metrics |= dict(zip(("concise", "socratic"), episodes["traits"].mean(0)[1:].tolist()))
@@ -365,8 +365,7 @@ def main(args: Args) -> None:
         raise common.InputError(f"--dataset {args.dataset} holds programs: the traits are those of a worked solution")
     if args.group_size == 2 and args.advantage_norm == "std":
         print("--group-size 2: with --advantage-norm std every advantage is .707 or -.707, whatever the rewards are")
-    policy_lm = args.policy_lm or runs.EMBEDDED_MODELS[-1]
-    scorer = load_scorer(run, args, eval_problems)
+    policy_lm, scorer = args.policy_lm or runs.EMBEDDED_MODELS[-1], load_scorer(run, args, eval_problems)
     solver, solver_tokenizer = runs.load_lm(run, policy_lm, "--policy-lm", "solver")
     reference, _ = runs.load_lm(run, policy_lm, "--policy-lm")  # the KL reference is the initial policy
     models, tokenizers = (solver, reference), (solver_tokenizer,)

@@ -1,10 +1,12 @@
 """SharedRep-RLHF's reward models: what two groups of people want, learned from their choices between two responses.
 
-    score_u(x, y) = sum_t GROUPS[u][t] tau_t(x, y)     what group u wants; tau: correct, concise, socratic, in [0, 1]
-    phi(x, y) in R^d   a frozen language model's states     z = B' phi + b in R^k     r_u = f(w_u' z)    f: --squash
-minimises Bradley-Terry's  sum over pairs of -log sigma(r_u(x, chosen) - r_u(x, rejected)),  u the group that chose
-    --method sharedrep  B (d, k) shared by all groups, w_u learned, given, or with --simplex in the simplex (the paper)
-             maxmin     w_u = e_u, k = U: a reward model for each group       uniform  w_u = 1, k = 1: one for all
+    score_u(x, y) = sum_t GROUPS[u][t] tau_t(x, y)    what group u wants
+    tau  correct, concise, socratic, each in [0, 1]   phi(x, y)  a frozen model's states
+    r_u(x, y) = f(w_u' z),  z = B' phi + b in R^k    B (d, k), f by --squash
+    minimises the mean over pairs of -log sigma(r_u(x, chosen) - r_u(x, rejected))
+    (Bradley-Terry), u the group that chose.  --method
+      sharedrep  w_u learned, given, or in the simplex (--simplex: the paper)
+      maxmin     w_u = e_u, k = U: a model a group    uniform  w_u = 1, k = 1
 
 Paper: https://arxiv.org/abs/2509.03672 (r_u = phi' B w_u). Run: python sharedrep_reward.py, then sharedrep_grpo.py.
 --stage oracle, generate, score, pairs, train: each writes a file into one folder; all does what is not done yet.
@@ -335,19 +337,19 @@ def main(args: Args) -> None:
         common.write_file(run.folder / "reference.json", json.dumps(reference | {"groups": GROUPS}, indent=1) + "\n")
 
     # ---- PAIRS
-    path = run.folder / f"pairs-{args.proportion}.jsonl"
-    if "pairs" in stages and not path.is_file():
+    pairs_path = run.folder / f"pairs-{args.proportion}.jsonl"
+    if "pairs" in stages and not pairs_path.is_file():
         rows = common.read_rows(made(run, "scores.jsonl", "score", n))
         reference = json.loads(made(run, "reference.json", "score").read_text(encoding="utf-8"))
         tau = traits(*([row[name] for row in rows] for name in ("correct", "words", "logit")), reference)  # (n, 3)
         pairs, ties = draw_pairs(rows, tau @ torch.tensor(list(GROUPS.values())).T, args)
-        common.write_file(path, "".join(json.dumps(pair) + "\n" for pair in pairs))
+        common.write_file(pairs_path, "".join(json.dumps(pair) + "\n" for pair in pairs))
         print(f"pairs: {len(pairs)}, {ties} ties left out")
 
     # ---- TRAIN
     if "train" in stages:
         rows = common.read_rows(made(run, "scores.jsonl", "score", n))
-        pairs = common.read_rows(made(run, path.name, "pairs", 2))
+        pairs = common.read_rows(made(run, pairs_path.name, "pairs"))
         path = run.folder / "phi.safetensors"
         if not path.is_file():
             runs.save_tensors(path, {"phi": phi([r["question"] for r in rows], [r["response"] for r in rows])})
@@ -358,6 +360,8 @@ def main(args: Args) -> None:
             ours = [pair for pair in pairs if pair["split"] == split]
             chosen, rejected = ([place[p["prompt"], p[name]] for p in ours] for name in ("chosen", "rejected"))
             parts[split] = h[chosen], h[rejected], torch.tensor([pair["group_id"] for pair in ours])
+        if len(parts["train"][2]) < 2:
+            raise common.InputError(f"{pairs_path} has no two pairs to learn from: all others are ties or held out")
         head = fit(*parts["train"], U, args)
         held_out = {pair["prompt"] for pair in pairs if pair["split"] == "test"}
         if args.calibrate_heads:
@@ -366,11 +370,12 @@ def main(args: Args) -> None:
         right = (reward_heads(chosen, head) > reward_heads(rejected, head)).float()  # (n, U)
         row = {"method": args.method, "k": head["w"].shape[1], "proportion": args.proportion}
         row |= {f"pairs_{name}": int((parts["train"][2] == u).sum()) for u, name in enumerate(GROUPS)}
-        row |= {f"accuracy_{name}": right[groups == u, u].mean().item() for u, name in enumerate(GROUPS)}
+        row |= {f"accuracy_{name}": common.mean(right[groups == u, u].tolist()) for u, name in enumerate(GROUPS)}
         name = f"{args.method}{f'-k{args.k}' * (args.method == 'sharedrep')}-{args.proportion}.safetensors"
         runs.save_tensors(run.folder / name, head)
         common.write_rows(run.folder / "heads.jsonl", [row | {"file": name}])
-        print(", ".join(f"{key} {value:.3g}" if not isinstance(value, str) else value for key, value in row.items()))
+        print(", ".join(f"{key} {value}" if value is None or isinstance(value, str) else f"{key} {value:.3f}"
+                        for key, value in row.items()))  # fmt: skip
     runs.release(run)
 
 

@@ -100,7 +100,7 @@ def check_args(args) -> None:
         raise InputError(f"--temperature {args.temperature} must be above 0: nothing is learned from greedy responses")
     if not 0 < args.top_p <= 1:
         raise InputError(f"--top-p {args.top_p} must be in (0, 1]")
-    for name in ("tau", "offline_first_turn", "gae_lambda", "gamma", "min_lr_ratio"):
+    for name in ("tau", "offline_first_turn", "gae_lambda", "gamma", "min_lr_ratio", "proportion", "test_fraction"):
         if getattr(args, name, 0.0) > 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at most 1")
     if getattr(args, "baseline", "") == "leave-one-out" and args.rollout_size == 1:
