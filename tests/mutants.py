@@ -23,7 +23,10 @@ REPLAYS |= {
     "archer.py": "test_archer_is",
     "expert_iteration.py": "test_expert",
 }
-OTHERS = "archer expert_iteration intro episodes gradients grpo logprobs models resume run_folder score".split()
+REPLAYS |= dict.fromkeys(("sharedrep_grpo.py", "sharedrep_reward.py", "running/models.py"), "test_sharedrep_grpo_is")
+OTHERS = (
+    "archer expert_iteration intro sharedrep episodes gradients grpo logprobs models resume run_folder score".split()
+)
 
 # script, text, text with the mistake
 MUTANTS = [
@@ -324,6 +327,39 @@ MUTANTS = [
     ("intro.py", "/ logged[5]).tolist()", "/ len(kept)).tolist()"),
     ("intro.py", "shown = run_episodes(models, tokenizers, problems, args, answered=True)", "shown = episodes"),
     ("intro.py", "solver_optimizer.lr = args.learning_rate * lr_scale", "solver_optimizer.lr = args.learning_rate"),
+    # ---- SharedRep-RLHF
+    ("sharedrep_grpo.py", "r[:, r.mean(0).argmin()]", "r[:, r.mean(0).argmax()]"),
+    ("sharedrep_grpo.py", "return r.min(1).values", "return r.mean(1)"),
+    ("sharedrep_grpo.py", "weights.log() - lr", "weights.log() + lr"),
+    ("sharedrep_grpo.py", "worst_group_rewards(r, args", 'worst_group_rewards(episodes["gold"], args'),
+    ("sharedrep_grpo.py", 'counters["weights"] = weights.tolist()', "pass"),
+    ("sharedrep_grpo.py", 'phi([""] * len(texts), texts)', "phi([p.statement for p in problems], texts)"),
+    ("sharedrep_grpo.py", "[len(text.split()) for text in texts]", "[len(text) for text in texts]"),
+    (
+        "sharedrep_grpo.py",
+        '"rollout/worst_group": gold.mean(0).min()',
+        '"rollout/worst_group": gold.min(1).values.mean()',
+    ),
+    ("sharedrep_grpo.py", '{"worst_group": gold.mean(0).min().item()}', '{"worst_group": gold.min().item()}'),
+    ("sharedrep_grpo.py", "A = A - args.kl_coef", "A = A + args.kl_coef"),
+    (
+        "sharedrep_grpo.py",
+        '["ref_logprobs"] = rollout_logprobs(reference,',
+        '["ref_logprobs"] = rollout_logprobs(solver,',
+    ),
+    ("sharedrep_grpo.py", "runs.cut_at_stops(turn_1", "(lambda *_: None)(turn_1"),
+    ("sharedrep_reward.py", '(-z("words", words))', '(z("words", words))'),
+    ("sharedrep_reward.py", "(r_chosen - r_rejected)", "(r_rejected - r_chosen)"),
+    ("sharedrep_reward.py", "gather(1, groups[:, None])", "gather(1, 1 - groups[:, None])"),
+    ("sharedrep_reward.py", "(0,) if minority else (1,)", "(1,) if minority else (0,)"),
+    ("sharedrep_reward.py", "scores[i + 1, group] > scores[i, group]", "scores[i + 1, group] < scores[i, group]"),
+    ("sharedrep_reward.py", 'if row["question"] not in held_out', 'if row["question"] in held_out'),
+    ("sharedrep_reward.py", "if args.calibrate_heads:", "if not args.calibrate_heads:"),
+    ("sharedrep_reward.py", "torch.manual_seed(args.seed + 1_000_003 * start)", "pass"),
+    ("sharedrep_reward.py", "len(rows) // size * size", "len(rows)"),
+    ("sharedrep_reward.py", '"split": "test" if held_out else "train"', '"split": "train" if held_out else "test"'),
+    ("running/models.py", "(place >= ends - read)", "(place > ends - read)"),
+    ("running/models.py", '["response_mask"][i, n:] = False', '["response_mask"][i, n - 1 :] = False'),
     ("archer.py", "auc(q.min(1).values, rewards_1)", "auc(q[:, 0], rewards_1)"),
     (
         "running/folder.py",
@@ -343,8 +379,13 @@ def killer(mutant: tuple[str, str, str]) -> str | None:
         if source.count(old) != 1:
             return f"NOT FOUND: it stands {source.count(old)} times in {script}"
         (copy / script).write_text(source.replace(old, new), encoding="utf-8")
-        replays = ["tests/test_replay_one_turn.py", "tests/test_replay_two_turns.py", "-k", REPLAYS.get(script, "test")]
-        for tests in (replays, [f"tests/test_{name}.py" for name in OTHERS]):
+        replays = [
+            *(f"tests/{path.name}" for path in (ROOT / "tests").glob("test_replay_*.py")),
+            "-k",
+            REPLAYS.get(script, "test"),
+        ]
+        others = sorted(OTHERS, key=lambda name: not script.startswith(name))
+        for tests in (replays, [f"tests/test_{name}.py" for name in others]):
             command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
             result = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -441,3 +442,18 @@ def test_evaluations_are_of_the_scores_they_write(solution_files, made, tmp_path
     grpo.main(dataclasses.replace(again, group_size=2))
     last = read_jsonl(tmp_path / "two" / "metrics.jsonl")[-1]
     assert [last[f"eval/win_majority{end}"] for end in ("", "_low", "_high")] == [0.5] * 3
+
+
+def test_stop_strings_end_responses_in_training_too(solution_files, made, tmp_path):
+    """Those that the reward folder was made with, whose scores saw no more."""
+    rewards = tmp_path / "rewards"
+    shutil.copytree(made, rewards)
+    config = json.loads((rewards / "config.json").read_text())
+    config["args"]["stop_strings"] = ["\n"]
+    (rewards / "config.json").write_text(json.dumps(config))
+    grpo.main(grpo_args(solution_files, rewards, tmp_path / "run", iterations=1))
+    texts = [episode["attempt"] for episode in read_jsonl(tmp_path / "run" / "episodes.jsonl")]
+    assert texts and not any("\n" in text for text in texts)
+    tokenizer = AutoTokenizer.from_pretrained("tiny/styled")
+    longest = max(len(tokenizer(text).input_ids) for text in texts) + 1
+    assert read_jsonl(tmp_path / "run" / "metrics.jsonl")[-1]["rollout/response_length_1"] <= longest

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import common
-from problems.arithmetic import load_arithmetic
+from problems.arithmetic import arithmetic_chain, load_arithmetic
+from tiny import arithmetic_transcripts
 from tiny.pretrain import DEFAULTS, TASKS, transcript
 
 FOLDERS = {"arithmetic": "tiny", "functions": "tiny/functions"}
@@ -213,3 +214,24 @@ def test_the_answered_model_goes_where_the_answer_is():
         prompt, response = transcript("answered", clean, args, rng)
         question = prompt[0]["content"]
         assert response.endswith(re.search(r"###Answer:(-?\d+)", question)[1] + "}") and common.SOLVE in question
+
+
+def test_the_styled_model_writes_lines_of_three_kinds():
+    """Plain, asking first, left out; a careful transcript of any style ends in the answer."""
+    model, tokenizer = (kind.from_pretrained("tiny/styled") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    problems = load("arithmetic", "test", 64)
+    texts = respond(model, tokenizer, [common.attempt_messages(p) for p in problems])
+    assert 0.3 <= sum(common.verify_all(texts, problems)) / 64 <= 0.7
+    lines = [line for text in texts for line in text.split("\n") if re.match(r"\d:", line)]
+    asking, steps = sum("? " in line for line in lines), sum(problem.level for problem in problems)
+    assert 0.15 < asking / steps < 0.6 and 0.15 < (len(lines) - asking) / steps < 0.6 and len(lines) < 0.95 * steps
+    rng = random.Random(0)
+    for _ in range(20):
+        prompt, response = transcript("styled", True, DEFAULTS["styled"], rng)
+        question = prompt[0]["content"]
+        start, steps = arithmetic_transcripts.read_problem(common.Problem(question, ""))
+        values = arithmetic_chain(start, steps)
+        assert common.verify(response, common.Problem(question, str(values[-1]))) == 1.0
+        for line in response.split("\n")[:-1]:
+            number, step, value = re.fullmatch(r"(\d):(?:(.+)\? )?(-?\d+)", line).groups()
+            assert int(value) == values[int(number) - 1] and step in (None, steps[int(number) - 1])

@@ -16,7 +16,8 @@ they will end, half of them right, half careless. So it learns what leads to an 
 Measured on 300 problems: .36 right with no answer shown, .94 with the right one; shown a wrong answer of its own, it
 ends there in .84 and is right in .07.
 
-The styled model goes on from it too: attempts that ask for a step before they take it, take it, or leave it out.
+The styled model goes on from it too, in 1,400 steps: attempts each of whose lines asks for its step first, takes it, or
+is left out, with few mistakes. Of 400 test problems .46 are right: most mistakes are where lines are left out.
 
 What a task's students and checkers write, right and wrong, stands in its transcripts module, with the measured start.
 """
@@ -134,7 +135,7 @@ def transcript(role: str, clean: bool, args: Args, rng: random.Random) -> tuple[
         problem = replace(problem, answer=str(values[-1]))
         return common.answered_messages(problem, common.ANSWERED), task.attempt_text(facts, values)
     if role == "styled":
-        values = task.attempt(facts, [], args.mistakes, args, rng)
+        values = task.attempt(facts, [], mistakes, args, rng)
         return common.attempt_messages(problem), task.styled_text(facts, values, rng)
     if role == "attempt":
         return common.attempt_messages(problem), task.attempt_text(facts, task.attempt(facts, [], mistakes, args, rng))
