@@ -84,6 +84,23 @@ def interval(values: list[float]) -> str:
     return f"{np.mean(values):.3f} ± {half:.3f}"
 
 
+def heads_table(args: Args) -> None:
+    """Held-out pairs that the heads order as each group does, over the seeds."""
+    print("\n| heads | proportion | minority pairs | minority | majority |\n|---|---|---|---|---|")
+    for proportion in args.proportions:
+        for method in HEADS:
+            rows = []
+            for seed in args.seeds:
+                lines = (args.folder / f"reward-{seed}" / "heads.jsonl").read_text().splitlines()
+                found = [
+                    row for row in map(json.loads, lines) if (row["method"], row["proportion"]) == (method, proportion)
+                ]
+                rows.append(found[-1])
+            pairs = np.mean([row["pairs_minority"] for row in rows])
+            figures = [interval([row[f"accuracy_{group}"] for row in rows]) for group in ("minority", "majority")]
+            print(f"| {method} | {proportion} | {pairs:.0f} | {' | '.join(figures)} |")
+
+
 def main(args: Args) -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     jobs = [(seed, "gold", args.proportions[0], "") for seed in args.seeds]
@@ -100,6 +117,7 @@ def main(args: Args) -> None:
         names = ("minority", "majority", "worst_group", "accuracy_1")
         figures = [interval([row[name] for row in rows]) for name in names]
         print(f"| {reward} | {'-' if reward == 'gold' else proportion} | {' | '.join(figures)} |")
+    heads_table(args)
 
 
 if __name__ == "__main__":
