@@ -69,8 +69,8 @@ def test_all_answers_of_gsm8k_are_read_in_three_forms():
     for form in ("So\n#### {}", "so $\\boxed{{{}}}$.", "The final answer is {}."):
         texts = [form.format(row["final"]) for row in rows]
         assert common.verify_all(texts, problems) == [1.0] * len(rows), form
-        others = [dataclasses.replace(p, answer=str(int(float(p.answer)) + 1)) for p in problems]
-        assert not any(common.verify_all(texts, others)), form
+        others = [dataclasses.replace(p, answer=str(int(float(p.answer)) + 1)) for p in problems[::20]]
+        assert not any(common.verify_all(texts[::20], others)), form
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets are not here")
@@ -244,7 +244,7 @@ def test_the_two_objectives_lead_to_different_policies():
     for minmax in ("sample", "batch", "group_weights"):
         theta, weights = torch.tensor([0.2, -0.1, 0.0], requires_grad=True), torch.tensor([0.5, 0.5])
         average = torch.zeros(3)
-        for step in range(4000):
+        for step in range(2000):
             pi = theta.softmax(0)
             r = pi.detach() @ R
             weights = grpo.moved_weights(weights, r[None], 0.05)
@@ -253,7 +253,7 @@ def test_the_two_objectives_lead_to_different_policies():
             (gradient,) = torch.autograd.grad((pi * worst).sum(), theta)
             with torch.no_grad():
                 theta += 0.3 * gradient
-            average += (step >= 2000) * pi.detach() / 2000
+            average += (step >= 1000) * pi.detach() / 1000
         policies[minmax] = average
     assert policies["sample"][2] > 0.95
     for minmax in ("batch", "group_weights"):
@@ -275,11 +275,11 @@ def test_win_rates_by_hand():
 
 @pytest.fixture(scope="module")
 def solution_files(tmp_path_factory) -> dict[str, str]:
-    """41 questions of the embedded problems and their solutions in both styles."""
+    """25 questions of the embedded problems and their solutions in both styles."""
     folder, files = tmp_path_factory.mktemp("solutions"), {}
     for name in ("arithmetic", "arithmetic-socratic"):
-        problems = [p for split, n in (("train", 34), ("test", 7)) for p in common.load_problems(name, split)[:n]]
-        assert len({p.question for p in problems}) == 41
+        problems = [p for split, n in (("train", 18), ("test", 7)) for p in common.load_problems(name, split)[:n]]
+        assert len({p.question for p in problems}) == 25
         rows = [{"question": p.question, "answer": p.answer, "solution": p.solution} for p in problems]
         files[name] = write_jsonl(folder / f"{name}.jsonl", rows)
     return files
@@ -287,13 +287,13 @@ def solution_files(tmp_path_factory) -> dict[str, str]:
 
 def reward_args(files: dict[str, str], folder: Path, **flags) -> reward.Args:
     names = {"dataset": files["arithmetic"], "socratic_dataset": files["arithmetic-socratic"], "split": "all"}
-    sizes = {"generation_batch_size": 8, "proportion": 0.4, "test_fraction": 0.3, "epochs": 2, "oracle_pairs": 41}
+    sizes = {"generation_batch_size": 8, "proportion": 0.4, "test_fraction": 0.3, "epochs": 2, "oracle_pairs": 25}
     return reward.Args(**names | sizes | {"reward_dir": str(folder)} | flags)
 
 
 @pytest.fixture(scope="module")
 def made(solution_files, tmp_path_factory) -> Path:
-    """A whole reward folder; 41 questions in chunks of eight leave a last one of one question."""
+    """A whole reward folder; 25 questions in chunks of eight leave a last one of one question."""
     folder = tmp_path_factory.mktemp("rewards") / "made"
     reward.main(reward_args(solution_files, folder))
     return folder
@@ -307,13 +307,13 @@ def test_every_file_of_the_pipeline(made):
     config = json.loads((made / "config.json").read_text())["args"]
     problems = {p.question: p for p in common.load_problems(config["dataset"], "all")}
     rows = read_jsonl(made / "scores.jsonl")
-    assert len(rows) == 82 and all(
+    assert len(rows) == 50 and all(
         first["question"] == second["question"] for first, second in zip(rows[::2], rows[1::2])
     )
     for row in rows:
         assert row["words"] == len(row["response"].split())
         assert row["correct"] == common.verify(row["response"], problems[row["question"]])
-    assert len({row["response"] for row in rows}) > 41
+    assert len({row["response"] for row in rows}) > 25
     reference = json.loads((made / "reference.json").read_text())
     for name in ("words", "logit"):
         column = [row[name] for row in rows]
@@ -323,9 +323,9 @@ def test_every_file_of_the_pipeline(made):
         AutoTokenizer.from_pretrained("tiny/styled"),
     )
     oracle, texts = load_file(made / "oracle.safetensors"), [row["response"] for row in rows]
-    logits = reward.reward_heads(runs.features(model, tokenizer, [""] * 82, texts, "mean", 82), oracle)
+    logits = reward.reward_heads(runs.features(model, tokenizer, [""] * 50, texts, "mean", 50), oracle)
     assert torch.allclose(logits[:, 0], torch.tensor([row["logit"] for row in rows]), atol=1e-3)
-    phi = runs.features(model, tokenizer, [row["question"] for row in rows], texts, "mean", 82)
+    phi = runs.features(model, tokenizer, [row["question"] for row in rows], texts, "mean", 50)
     assert torch.allclose(load_file(made / "phi.safetensors")["phi"], phi, atol=1e-4)
     pairs, (head,) = read_jsonl(made / "pairs-0.4.jsonl"), read_jsonl(made / "heads.jsonl")
     assert head["pairs_minority"] == sum(p["split"] == "train" and p["group_id"] == 0 for p in pairs) > 0
@@ -354,7 +354,7 @@ def test_killed_and_resumed_is_uninterrupted(made, solution_files, tmp_path, mon
             reward.main(args)
     for name in ("responses.jsonl", "scores.jsonl"):
         path = tmp_path / "rewards" / name
-        if path.exists() and len(lines := path.read_text().splitlines()) < 82:
+        if path.exists() and len(lines := path.read_text().splitlines()) < 50:
             path.write_text("\n".join(lines[:-5]) + '\n{"id": "half a')
     (tmp_path / "rewards" / "lock").unlink(missing_ok=True)
     reward.main(reward_args(solution_files, tmp_path / "rewards"))
@@ -410,7 +410,7 @@ def grpo_args(files: dict[str, str], rewards: Path, run_dir: Path, **flags) -> g
     return grpo.Args(**names | sizes | {"max_new_tokens": 24, "lr_warmup_iterations": 0} | flags)
 
 
-@pytest.mark.parametrize("flags", [{}, {"reward": "gold", "minmax": "sample"}, {"minmax": "group_weights"}])
+@pytest.mark.parametrize("flags", [{"reward": "gold"}, {"minmax": "group_weights"}])
 def test_resumed_is_uninterrupted(solution_files, made, tmp_path, flags):
     """Rows, episodes, scores of the evaluations and the groups' weights."""
     from test_resume import assert_same_run
