@@ -41,7 +41,7 @@ class Args:
     use_smart_corrections: bool = True  # turn 2 reads the feedback; without it the fixed instruction alone
     chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
     prompt_template: str = "none"  # none, baseline, step_by_step, concise, or a .json file: a list of messages
-    dataset: tuple[str, ...] = ("arithmetic",)  # any of arithmetic, functions, math, math500, gsm8k, mbpp, files
+    dataset: tuple[str, ...] = ("arithmetic",)  # names of the README's table of data, or files
     split: str = "test"  # split to evaluate on; a file has train, test (one question in ten, by its text) and all
     limit: int | None = None  # most problems of each data set; by default all
     tests_in_prompt: int = 1  # tests of a code problem that the models see; the others cannot be hard-coded

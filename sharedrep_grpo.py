@@ -259,7 +259,7 @@ def worst_group_rewards(r: torch.Tensor, minmax: str, weights: torch.Tensor) -> 
 # new in SHAREDREP
 def moved_weights(weights: torch.Tensor, r: torch.Tensor, lr: float) -> torch.Tensor:
     """l_u exp(-eta mean r_u) / Z: (U,), a step of mirror descent on the simplex."""
-    return (weights.log() - lr * r.mean(0)).softmax(0)
+    return (weights.clamp(min=1e-30).log() - lr * r.mean(0)).softmax(0)  # no weight of 0, which could not come back
 
 
 # new in GRPO
@@ -351,8 +351,8 @@ def load_scorer(run, args: Args, eval_problems: list[common.Problem]) -> dict:
     scorer["oracle"] = runs.load_tensors(folder / "oracle.safetensors")
     scorer["head"] = runs.load_tensors(folder / head) if learned else None
     source = flags["args"]["backbone"] or flags["args"]["policy_lm"] or runs.EMBEDDED_MODELS[-1]
-    backbone, sizes = runs.load_lm(run, source, "--reward-dir's"), (flags["args"]["pooling"], args.micro_batch_size)
-    scorer["phi"] = lambda questions, texts: runs.features(*backbone, questions, texts, *sizes)
+    backbone, pooling = runs.load_lm(run, source, "the backbone of --reward-dir"), flags["args"]["pooling"]
+    scorer["phi"] = lambda questions, texts: runs.features(*backbone, questions, texts, pooling, args.micro_batch_size)
     return scorer
 
 

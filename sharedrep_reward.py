@@ -11,14 +11,14 @@
 Paper: https://arxiv.org/abs/2509.03672 (r_u = phi' B w_u). Run: python sharedrep_reward.py, then sharedrep_grpo.py.
 --stage oracle, generate, score, pairs, train: each writes a file into one folder; all does what is not done yet.
 Departures from the authors' code, which fails in evaluation and whose two methods differ in more than B:
-1. All methods take the same steps: pairs of all groups in one batch, one rate, one number of epochs (theirs: 10 to 1).
+1. All methods take the same steps: pairs of all groups in one batch, one rate, one number of epochs (theirs gave
+   SharedRep ten times MaxMin's rate and half its epochs).
 2. Bradley-Terry fixes r_u up to a constant, and a minimum over groups depends on it: heads are calibrated (mean 0 and
    deviation 1 over all responses to the training questions).
 3. The oracle that tells a socratic response is a linear head too. It reads the response alone, as it did in training,
    without the marks ("**", "<<3+4=7>>") by which one token would tell the two kinds of solution apart.
 4. tau standardises words, counted on the response alone, and the oracle's logit over all responses together.
 5. phi is standardised; --pooling mean (the paper: last) averages it over the response. Ties are no pair.
-
 n responses or pairs, d width of the backbone, k traits that are shared, U groups (0 is the minority).
 """
 
@@ -181,24 +181,23 @@ def fit(chosen, rejected, groups, U: int, args: Args) -> dict[str, torch.Tensor]
     head = {"mean": both.mean(0), "deviation": both.std(0) + 1e-6, "squash": torch.tensor(args.squash == "tanh")}
     head |= {"centre": torch.zeros(U), "scale": torch.ones(U)}
     head["B"] = (torch.randn(both.shape[1], k) / both.shape[1] ** 0.5).requires_grad_()  # (d, k)
-    head["b"], given = torch.zeros(k, requires_grad=True), None
-    if args.method != "sharedrep" or args.mixture:  # (U, k)
-        fixed = {
-            "maxmin": torch.eye(U),
-            "uniform": torch.ones(U, 1),
-            "sharedrep": torch.tensor([*map(float, args.mixture)]),
-        }
-        given = fixed[args.method].view(U, k)
-    theta = torch.randn(U, k, requires_grad=given is None)  # w, or its logits
+    head["b"], fixed = torch.zeros(k, requires_grad=True), {"maxmin": torch.eye(U), "uniform": torch.ones(U, 1)}
+    if args.mixture and args.method == "sharedrep":
+        fixed["sharedrep"] = torch.tensor([*map(float, args.mixture)]).view(U, k)
+    theta = torch.randn(U, k, requires_grad=True)  # w where it is learned, or its logits
+
+    def mixture() -> torch.Tensor:  # w, (U, k)
+        return fixed.get(args.method, theta.softmax(1) if args.simplex else theta)
+
     optimizer = torch.optim.Adam([head["B"], head["b"], theta], lr=args.reward_lr, betas=args.adam_betas)
     for _ in range(args.epochs):
         for batch in torch.randperm(len(chosen)).split(args.batch_size):  # the last one may be a single pair
-            head["w"] = given if given is not None else theta.softmax(1) if args.simplex else theta  # (U, k)
+            head["w"] = mixture()
             r_chosen, r_rejected = reward_heads(chosen[batch], head), reward_heads(rejected[batch], head)
             optimizer.zero_grad()
             bradley_terry_loss(r_chosen, r_rejected, groups[batch]).backward()
             optimizer.step()
-    head["w"] = given if given is not None else theta.softmax(1) if args.simplex else theta
+    head["w"] = mixture()
     return {name: part.detach() for name, part in head.items()}
 
 
@@ -273,8 +272,12 @@ def main(args: Args) -> None:
     run.may_change, stages = LATER_FLAGS, STAGES if args.stage == "all" else (args.stage,)
     args.reward_dir = args.reward_dir or f"runs/{Path(args.dataset).stem}__sharedrep_reward__{args.seed}"
     args.run_dir, args.if_run_exists = args.reward_dir, "resume"
-    if args.mixture and len(args.mixture) != U * args.k:
-        raise common.InputError(f"--mixture needs {U} groups times --k {args.k} numbers, not {len(args.mixture)}")
+    if args.method != "sharedrep" and (args.mixture or args.simplex):
+        raise common.InputError(f"--mixture and --simplex are of --method sharedrep: the w of {args.method} is fixed")
+    if args.mixture and (args.simplex or len(args.mixture) != U * args.k):
+        raise common.InputError(
+            f"--mixture needs {U} groups times --k {args.k} numbers, not {len(args.mixture)}, and no --simplex"
+        )
     problems = common.load_problems(args.dataset, args.split, limit=args.num_prompts, seed=args.seed)
     if any(problem.tests for problem in problems):
         raise common.InputError(f"--dataset {args.dataset} holds programs: the traits are those of a worked solution")

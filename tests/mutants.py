@@ -330,7 +330,7 @@ MUTANTS = [
     # ---- SharedRep-RLHF
     ("sharedrep_grpo.py", "r[:, r.mean(0).argmin()]", "r[:, r.mean(0).argmax()]"),
     ("sharedrep_grpo.py", "return r.min(1).values", "return r.mean(1)"),
-    ("sharedrep_grpo.py", "weights.log() - lr", "weights.log() + lr"),
+    ("sharedrep_grpo.py", ".log() - lr * r", ".log() + lr * r"),
     ("sharedrep_grpo.py", "worst_group_rewards(r, args", 'worst_group_rewards(episodes["gold"], args'),
     ("sharedrep_grpo.py", 'counters["weights"] = weights.tolist()', "pass"),
     ("sharedrep_grpo.py", 'phi([""] * len(texts), texts)', "phi([p.statement for p in problems], texts)"),

@@ -236,6 +236,11 @@ def test_weights_move_to_the_group_that_is_worse_off():
     weights = grpo.moved_weights(torch.tensor([0.5, 0.5]), torch.tensor([[0.2, 1.0], [0.4, 0.8]]), 2.0)
     a, b = math.exp(-2 * 0.3), math.exp(-2 * 0.9)
     assert torch.allclose(weights, torch.tensor([a / (a + b), b / (a + b)]))
+    for _ in range(300):  # long enough for a float32 of 0
+        weights = grpo.moved_weights(weights, torch.tensor([[1.0, 0.0]]), 1.0)
+    for _ in range(300):
+        weights = grpo.moved_weights(weights, torch.tensor([[0.0, 1.0]]), 1.0)
+    assert weights[0] > 0.99
 
 
 def test_the_two_objectives_lead_to_different_policies():
@@ -372,6 +377,13 @@ def test_stages_one_by_one_are_all(made, solution_files, tmp_path):
         )
 
 
+def test_the_oracle_is_one_head_whatever_the_groups_have(made, solution_files, tmp_path):
+    flags = {"stage": "oracle", "mixture": (1.0, 0.0, 0.0, 1.0), "squash": "tanh"}
+    reward.main(reward_args(solution_files, tmp_path / "rewards", **flags))
+    name = "oracle.safetensors"
+    assert (tmp_path / "rewards" / name).read_bytes() == (made / name).read_bytes()
+
+
 @pytest.mark.parametrize(("stage", "missing"), [("score", "oracle"), ("pairs", "score"), ("train", "score")])
 def test_a_missing_stage_is_named_with_its_command(solution_files, tmp_path, stage, missing):
     with pytest.raises(common.InputError, match=rf"is missing or not whole; this makes it: .* --stage {missing} "):
@@ -380,7 +392,9 @@ def test_a_missing_stage_is_named_with_its_command(solution_files, tmp_path, sta
 
 def test_bad_flags_are_refused(solution_files, made, tmp_path):
     for flags, message in (
-        ({"mixture": (1, 0, 1)}, "--mixture needs 2 groups times --k 2 numbers, not 3"),
+        ({"mixture": (1, 0, 1)}, "--mixture needs 2 groups times --k 2 numbers, not 3, and no --simplex"),
+        ({"mixture": (1, 0, 0, 1), "simplex": True}, "not 4, and no --simplex"),
+        ({"mixture": (1, 0, 0, 1), "method": "maxmin"}, "are of --method sharedrep: the w of maxmin is fixed"),
         ({"temperature": 0.0}, "--temperature 0.0 must be above 0"),
         ({"dataset": "functions", "split": "train"}, "--dataset functions holds programs"),
         ({"socratic_dataset": "gsm"}, "unknown data set 'gsm'"),

@@ -16,8 +16,8 @@ they will end, half of them right, half careless. So it learns what leads to an 
 Measured on 300 problems: .36 right with no answer shown, .94 with the right one; shown a wrong answer of its own, it
 ends there in .84 and is right in .07.
 
-The styled model goes on from it too, in 1,400 steps: attempts each of whose lines asks for its step first, takes it, or
-is left out, with few mistakes. Of 400 test problems .46 are right: most mistakes are where lines are left out.
+The styled model goes on from the one for `arithmetic` too, in 1,400 steps: attempts each of whose lines asks for its
+step first, states its value alone, or is left out, with few mistakes. Of 400 test problems .46 are right.
 
 What a task's students and checkers write, right and wrong, stands in its transcripts module, with the measured start.
 """
