@@ -338,7 +338,8 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
 
 def load_scorer(run, args: Args, eval_problems: list[common.Problem]) -> dict:
     """What scores a response: phi, oracle, heads and reference of --reward-dir; the run to beat. Raises InputError."""
-    folder, learned = Path(args.reward_dir), args.reward != "gold"
+    folder = Path(args.reward_dir or f"runs/{Path(args.dataset).stem}__sharedrep_reward__{args.seed}")
+    learned = args.reward != "gold"
     head = f"{args.reward}{f'-k{args.k}' * (args.reward == 'sharedrep')}-{args.proportion}.safetensors"
     for name in ("config.json", "reference.json", "oracle.safetensors", *[head] * learned):
         if not (folder / name).is_file():
@@ -358,7 +359,6 @@ def load_scorer(run, args: Args, eval_problems: list[common.Problem]) -> dict:
 
 def main(args: Args) -> None:
     args.tests_in_prompt, args.unsafe_code = 1, False  # of code problems, which have no such traits
-    args.reward_dir = args.reward_dir or f"runs/{Path(args.dataset).stem}__sharedrep_reward__{args.seed}"
     run = runs.find(args, __file__)
     train_problems, eval_problems = common.load_problems_for(args)
     if any(problem.tests for problem in train_problems + eval_problems):

@@ -16,6 +16,7 @@ from test_bad_input import refused  # noqa: F401, a fixture
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import common
+import report
 import runs
 import sharedrep_grpo as grpo
 import sharedrep_reward as reward
@@ -471,3 +472,17 @@ def test_stop_strings_end_responses_in_training_too(solution_files, made, tmp_pa
     tokenizer = AutoTokenizer.from_pretrained("tiny/styled")
     longest = max(len(tokenizer(text).input_ids) for text in texts) + 1
     assert read_jsonl(tmp_path / "run" / "metrics.jsonl")[-1]["rollout/response_length_1"] <= longest
+
+
+def test_seeds_of_one_reward_share_a_line_of_the_report(solution_files, tmp_path, monkeypatch):
+    """Each seed has its own reward folder by default, which is no difference between runs; the reward is one."""
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2):
+        reward.main(reward_args(solution_files, None, reward_dir=None, seed=seed, epochs=1))
+        for kind in ("gold", "sharedrep"):
+            run_dir = tmp_path / f"{kind}-{seed}"
+            grpo.main(grpo_args(solution_files, None, run_dir, reward_dir=None, seed=seed, reward=kind, iterations=1))
+    loaded = [report.load_run(path) for path in sorted(tmp_path.glob("*-[12]"))]
+    groups = report.group_runs(loaded)
+    assert [len(group["runs"]) for group in groups] == [2, 2]
+    assert [group["label"] for group in groups] == [f"sharedrep_grpo, reward {kind}" for kind in ("gold", "sharedrep")]
