@@ -92,7 +92,8 @@ def to_problem(name: str, steps: list[str], inputs: list[int], tests_in_prompt: 
     )
 
 
-def load_functions(split: str, limit: int, seed: int, tests_in_prompt: int = 1) -> list[Problem]:
+@cache
+def load_functions(split: str, limit: int, seed: int, tests_in_prompt: int = 1) -> tuple[Problem, ...]:
     """`limit` distinct embedded problems of a split; the two splits share no question, whatever the seeds."""
     rng = random.Random(f"functions {split} {seed}")
     problems: dict[str, Problem] = {}
@@ -103,4 +104,4 @@ def load_functions(split: str, limit: int, seed: int, tests_in_prompt: int = 1) 
             continue
         number = f"functions/{split}/{len(problems) + 1}"
         problems[question] = to_problem(name, steps, inputs, tests_in_prompt, number)
-    return list(problems.values())
+    return tuple(problems.values())

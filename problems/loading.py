@@ -318,20 +318,25 @@ def load_problems(
     if dataset.startswith("arithmetic") and dataset in GENERATED:
         problems = load_arithmetic(split, GENERATED_SIZES[split], seed, dataset == "arithmetic-socratic")
     elif dataset == "functions":
-        problems = load_functions(split, GENERATED_SIZES[split], seed, tests_in_prompt)
+        problems = list(load_functions(split, GENERATED_SIZES[split], seed, tests_in_prompt))
     elif dataset in HUB_DATASETS:
         problems = load_hub(dataset, split, tests_in_prompt, leave_out)
     else:
         problems = load_file(path, split, tests_in_prompt, leave_out)
     if min_level is not None:
         problems = [problem for problem in problems if problem.level is not None and problem.level >= min_level]
-    if limit is not None and limit < len(problems):
-        problems = random.Random(f"subset {seed}").sample(problems, limit)
     if not problems:
         level = "" if min_level is None else f" of level {min_level} or higher"
         hint = "; with --split all, name another set to evaluate on with --eval-dataset" if split == "train" else ""
         raise InputError(f"{dataset} has no problems{level} in its split {split!r}{hint}")
-    return problems
+    return subset(problems, limit, seed)
+
+
+def subset(problems: list[Problem], limit: int | None, seed: int) -> list[Problem]:
+    """`limit` of the problems, chosen by `seed`; all of them where there are no more, or for None."""
+    if limit is None or limit >= len(problems):
+        return problems
+    return random.Random(f"subset {seed}").sample(problems, limit)
 
 
 def load_train_and_eval(
@@ -355,8 +360,7 @@ def load_train_and_eval(
     training = [problem for problem in training if generated or not seen & identity(problem)]
     if not training:
         raise InputError(f"every problem of {dataset} ({split}) is in the evaluation set {eval_dataset} ({eval_split})")
-    limits = {"limit": eval_size, "tests_in_prompt": tests_in_prompt, "leave_out": True}
-    return training, load_problems(eval_dataset, eval_split, **limits)
+    return training, subset(held_out, eval_size, 0)
 
 
 def identity(problem: Problem) -> set[str]:

@@ -6,6 +6,8 @@ import zlib
 
 # Before any import of transformers: a test that asks for a model that does not exist must not wait for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of two threads each wait for one another
 
 import pytest
 

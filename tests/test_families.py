@@ -1,4 +1,4 @@
-"""Whole runs with models of other families, at real vocabulary sizes and in bfloat16, randomly initialised."""
+"""Whole runs with models of other families, at vocabularies of real size and in bfloat16, randomly initialised."""
 
 import json
 
@@ -23,8 +23,8 @@ def families(tmp_path_factory) -> dict[str, str]:
     """Folders of a Qwen2 and a Llama whose tokenizers pad with their end token, with and without a chat template."""
     folders = {}
     for name, config_class, vocabulary in (
-        ("qwen2", transformers.Qwen2Config, 151_936),
-        ("llama", transformers.LlamaConfig, 128_256),
+        ("qwen2", transformers.Qwen2Config, 49_152),
+        ("llama", transformers.LlamaConfig, 32_000),
     ):
         torch.manual_seed(0)
         ends = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": None}

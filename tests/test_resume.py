@@ -139,20 +139,20 @@ def kill_while_a_checkpoint_is_written(process: subprocess.Popen, run_dir: Path)
     process.kill()
 
 
-def test_five_kills_change_nothing(finished, tmp_path):
+def test_three_kills_change_nothing(finished, tmp_path):
     """Red if anything that a run goes on from is missing in a checkpoint, or if what came after one is not cut."""
     run_dir = tmp_path / "killed"
     args = replace(finished, run_dir=str(run_dir), if_run_exists="resume", keep_checkpoints=2)
     rng = random.Random(10)
     resumed_from, rows_cut = [], 0
-    for kill in range(5):
+    for kill in range(3):
         last = common.last_checkpoint(run_dir)
         done = int(last.name[-6:]) if last else 0
         resumed_from.append(done)
         old_file = file_number(run_dir / "metrics.jsonl")
         process = start(args)
         try:
-            if kill == 2:
+            if kill == 1:
                 wait_for_rows(process, run_dir, old_file, 1)
                 kill_while_a_checkpoint_is_written(process, run_dir)
             else:
@@ -164,7 +164,7 @@ def test_five_kills_change_nothing(finished, tmp_path):
             process.kill()
         _, errors = process.communicate()
         assert process.returncode == -signal.SIGKILL, errors
-        if kill == 2:
+        if kill == 1:
             assert unfinished_checkpoints(run_dir), "the kill came too late to leave an unfinished checkpoint"
         last = common.last_checkpoint(run_dir)
         rows_cut += len(read_whole_rows(run_dir / "metrics.jsonl")) - 1 - (int(last.name[-6:]) if last else 0)
@@ -276,11 +276,11 @@ def test_two_iterations_and_two_more_are_four(small, tmp_path, coin_rewards, scr
     assert "losses/grad_norm_solver" in norms and all(value > 0 for value in norms.values()), norms
 
 
-@pytest.mark.parametrize("script", [score, rl_guided_score, archer, grpo, intro], ids=lambda script: script.__name__)
+@pytest.mark.parametrize("script", [rl_guided_score, archer], ids=lambda script: script.__name__)
 def test_a_killed_sibling_goes_on(small, tmp_path, script):
-    """Red if what test_five_kills_change_nothing shows of mlmt_rl.py does not hold for its siblings."""
+    """Red if what test_three_kills_change_nothing shows of mlmt_rl.py does not hold for its siblings."""
     flags = {"script": script, "iterations": 4, "save_every": 2, "eval_every": 3, "max_new_tokens": 32}
-    flags |= {archer: ARCHER, grpo: GRPO, intro: GRPO}.get(script, {"stage1_iterations": 1})
+    flags |= ARCHER if script is archer else {"stage1_iterations": 1}
     whole, killed = (small(run_dir=tmp_path / name, **flags) for name in ("whole", "killed"))
     script.main(whole)
     process = start(killed)
