@@ -4,7 +4,7 @@
 
 Runs the whole pipeline of each seed, then every reward at every proportion; what is done is not run again. Variants at
 one proportion show what the authors' settings change: MaxMin at a tenth of the rate, heads that are not calibrated.
-Writes {folder}/results.jsonl and prints the table of docs/sharedrep.md: means, and half of the 95 % t interval.
+Writes {folder}/results.jsonl and prints the tables of docs/sharedrep.md: means, and half of the 95 % t interval.
 """
 
 import json
@@ -20,6 +20,9 @@ import numpy as np
 import tyro
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+import common  # noqa: E402
+
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262}  # of a mean of so many seeds
 HEADS = ("sharedrep", "maxmin", "uniform")
 
@@ -76,12 +79,38 @@ def train(job: tuple, args: Args) -> dict:
         rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
         print(name, f"{rows[-1]['eval/worst_group']:.3f}", flush=True)
     figures = {key[5:]: value for key, value in rows[-1].items() if key.startswith("eval/") and value is not None}
-    return {"reward": reward + variant, "proportion": proportion, "seed": seed} | figures
+    return {"reward": reward + variant, "proportion": proportion, "seed": seed, "run": name} | figures
 
 
 def interval(values: list[float]) -> str:
     half = T_95[len(values)] * np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0
-    return f"{np.mean(values):.3f} ± {half:.3f}"
+    return f"{np.mean(values):.3f} ± {half:.3f}".replace("0.", ".").replace("-", "−")
+
+
+def add_wins(results: list[dict], args: Args) -> None:
+    """How often a run's responses beat those of the same seed's gold run, by each group's gold score."""
+    for row in results:
+        gold = args.folder / f"gold-{args.proportions[0]}-{row['seed']}"
+        ours, theirs = (last_scores(folder) for folder in (args.folder / row["run"], gold))
+        wins = common.win_rates(list(ours.values()), theirs, ["minority", "majority"], 0)
+        row |= {name: wins[name] for name in ("win_minority", "win_majority")}
+
+
+def last_scores(run_dir: Path) -> dict[str, dict]:
+    """The rows of scores.jsonl of a run's last evaluation, by problem."""
+    rows = common.read_rows(run_dir / "scores.jsonl")
+    return {row["id"]: row for row in rows if row["iteration"] == rows[-1]["iteration"]}
+
+
+def differences_table(results: list[dict], args: Args) -> None:
+    """SharedRep minus MaxMin, both of the same seed."""
+    print("\n| sharedrep − maxmin | minority | majority | worst group | accuracy |\n|---|---|---|---|---|")
+    runs = {(row["reward"], row["proportion"], row["seed"]): row for row in results}
+    for proportion in args.proportions:
+        pairs = [[runs[reward, proportion, seed] for reward in HEADS[:2]] for seed in args.seeds]
+        names = ("minority", "majority", "worst_group", "accuracy_1")
+        figures = [interval([ours[name] - theirs[name] for ours, theirs in pairs]) for name in names]
+        print(f"| {f'{proportion:g}'.lstrip('0')} | {' | '.join(figures)} |")
 
 
 def heads_table(args: Args) -> None:
@@ -98,7 +127,7 @@ def heads_table(args: Args) -> None:
                 rows.append(found[-1])
             pairs = np.mean([row["pairs_minority"] for row in rows])
             figures = [interval([row[f"accuracy_{group}"] for row in rows]) for group in ("minority", "majority")]
-            print(f"| {method} | {proportion} | {pairs:.0f} | {' | '.join(figures)} |")
+            print(f"| {method} | {f'{proportion:g}'.lstrip('0')} | {pairs:.0f} | {' | '.join(figures)} |")
 
 
 def main(args: Args) -> None:
@@ -110,13 +139,16 @@ def main(args: Args) -> None:
     with ThreadPoolExecutor(args.workers) as pool:
         list(pool.map(lambda seed: prepare(seed, args), args.seeds))
         results = list(pool.map(lambda job: train(job, args), jobs))
+    add_wins(results, args)
     (args.folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results))
-    print("| reward | proportion | minority | majority | worst group | accuracy |\n|---|---|---|---|---|---|")
+    columns = "minority | majority | worst group | accuracy | minority's wins against gold | majority's"
+    print(f"| reward | proportion | {columns} |\n|---|---|---|---|---|---|---|---|")
     for reward, proportion in dict.fromkeys((row["reward"], row["proportion"]) for row in results):
         rows = [row for row in results if (row["reward"], row["proportion"]) == (reward, proportion)]
-        names = ("minority", "majority", "worst_group", "accuracy_1")
+        names = ("minority", "majority", "worst_group", "accuracy_1", "win_minority", "win_majority")
         figures = [interval([row[name] for row in rows]) for name in names]
-        print(f"| {reward} | {'-' if reward == 'gold' else proportion} | {' | '.join(figures)} |")
+        print(f"| {reward} | {'-' if reward == 'gold' else f'{proportion:g}'.lstrip('0')} | {' | '.join(figures)} |")
+    differences_table(results, args)
     heads_table(args)
 
 
