@@ -22,7 +22,7 @@ import runs
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Args:
     max_feedback_tokens: int = 512  # longest feedback, in tokens
     eval_seed: int = 0  # seeds the sampling
     block_size: int = 200  # most episodes sampled, judged and written together; a cut loses one block
-    generation_batch_size: int = 32  # most responses sampled at once; memory, speed, and which samples are drawn
+    generation_batch_size: int = 0  # most responses sampled at once, which decides what is drawn; 0: as memory allows
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
@@ -73,42 +73,45 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     """Samples one response for each prompt (greedily at temperature 0): a turn, with its tensors and texts.
 
     prompts: (token ids, prefix length) from encode_prompt. Prompts are padded on the left, responses on the right.
-    response_mask runs to the first end-of-sequence token, inclusive; it never looks at the pad token, often the same.
+    response_mask runs to the first end-of-sequence token, inclusive. Padding is told by the masks, never by its id.
     """
     model.eval()  # with train mode's gradient checkpointing there is no KV cache
-    end_ids = model.generation_config.eos_token_id
-    end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    end_ids = torch.tensor(runs.end_ids(model, tokenizer), device=model.device)
     prompts, cut = common.fit_prompts(prompts, model.config, max_new_tokens)
-    P = max(len(ids) for ids, _ in prompts)
-    prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
-    prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
-    sampled = {"do_sample": True, "temperature": args.temperature, "top_k": 0, "top_p": args.top_p}
-    sampling = GenerationConfig(**(sampled if args.temperature else {"do_sample": False}))
-    sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
-    sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
-    own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
-    response_ids = torch.full((len(prompts), max_new_tokens), pad_id, device=model.device)  # (B, T)
+    prompt_ids, prompt_mask = runs.pad_left([ids for ids, _ in prompts], model.device)  # (B, P)
+    B, T = len(prompts), max_new_tokens
+    response_ids, response_mask = torch.zeros(2, B, T, dtype=torch.long, device=model.device)  # (B, T)
+    logprobs, entropies = torch.zeros(2, B, T, device=model.device)  # (B, T)
+    truncated = torch.tensor(cut, device=model.device)  # (B,)
     by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
-    for rows in by_length.split(args.generation_batch_size):
-        longest = int(prompt_mask[rows].sum(1).max())
-        ids, mask = prompt_ids[rows][:, -longest:], prompt_mask[rows][:, -longest:]
-        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=sampling)
-        response_ids[rows, : output.shape[1] - longest] = output[:, longest:]
-    model.generation_config = own_config
-    ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
-    response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
-    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
-    return {
-        "prompts": prompts,
-        "prompt_ids": prompt_ids,  # (B, P)
-        "prompt_mask": prompt_mask,  # (B, P)
-        "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
-        "response_ids": response_ids,  # (B, T)
-        "response_mask": response_mask,  # (B, T)
-        "truncated": ~ended.any(1) | torch.tensor(cut, device=model.device),  # (B,)
-        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
-    }
+    for rows in by_length.split(runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
+        P = int(prompt_mask[rows].sum(1).max())
+        ids_and_mask = torch.cat([prompt_ids[rows, -P:], prompt_mask[rows, -P:]], 1)  # (b, 2 P)
+        unique, places = ids_and_mask.unique(dim=0, return_inverse=True)  # a prompt is read once for all its responses
+        (ids, mask), cache = unique.chunk(2, 1), None
+        position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+        for t in range(T):
+            inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids}
+            output = model.base_model(**inputs, past_key_values=cache, use_cache=True)
+            logits, cache = model.get_output_embeddings()(output.last_hidden_state[:, -1]), output.past_key_values
+            sampled = runs.sample(logits[places], args.temperature, args.top_p)  # 3 x (b,)
+            response_ids[rows, t], logprobs[rows, t], entropies[rows, t] = sampled
+            response_mask[rows, t] = 1
+            going = ~torch.isin(sampled[0], end_ids)  # (b,)
+            rows, places = rows[going], places[going]  # what has ended leaves the batch
+            if len(rows) == 0:
+                break
+            if t == 0 or not going.all():
+                mask, position_ids = mask[places], position_ids[places]
+                cache.reorder_cache(places)
+            ids, position_ids = response_ids[rows, t, None], position_ids[:, -1:] + 1  # (b, 1)
+            mask, places = torch.nn.functional.pad(mask, (0, 1), value=1), torch.arange(len(rows), device=model.device)
+        truncated[rows] = True  # those that are left
+    responses = [ids[mask == 1].tolist() for ids, mask in zip(response_ids, response_mask)]
+    turn = {"prompts": prompts, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "response_ids": response_ids}
+    turn |= {"response_mask": response_mask.bool(), "logprobs": logprobs, "entropies": entropies}
+    turn["prefix_length"] = torch.tensor([length for _, length in prompts], device=model.device)  # (B,)
+    return turn | {"truncated": truncated, "texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
 
 
 def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args) -> dict:

@@ -32,7 +32,6 @@ import torch
 import tyro
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
-from transformers import GenerationConfig
 
 LOGITS_CHUNK = 1024  # response tokens whose logits, (m, W) in float32, exist at once (memory only)
 
@@ -68,7 +67,7 @@ class Args:
     max_new_tokens: int = 40  # longest response of the solver, in tokens
     temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 32  # most responses sampled at once; memory, speed, and which samples are drawn
+    generation_batch_size: int = 0  # most responses sampled at once, which decides what is drawn; 0: as memory allows
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
@@ -87,7 +86,8 @@ class Args:
     max_grad_norm: float = 1.0  # the gradient of each network is clipped to this norm
     num_minibatches: int = 1  # optimiser batches (and steps) that a rollout is split into
     update_epochs: int = 1  # passes over a rollout
-    micro_batch_size: int = 16  # sequences of one forward and backward pass (memory only)
+    micro_batch_size: int = 16  # most sequences of one forward and backward pass (memory only)
+    tokens_per_micro_batch: int = 0  # most tokens of one, padding included (memory only); 0: no bound
 
     # ---- logging and checkpoints
     eval_every: int = 10  # evaluate after every n-th iteration, before the first and after the last
@@ -107,42 +107,45 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     """Samples one response for each prompt (greedily at temperature 0): a turn, with its tensors and texts.
 
     prompts: (token ids, prefix length) from encode_prompt. Prompts are padded on the left, responses on the right.
-    response_mask runs to the first end-of-sequence token, inclusive; it never looks at the pad token, often the same.
+    response_mask runs to the first end-of-sequence token, inclusive. Padding is told by the masks, never by its id.
     """
     model.eval()  # with train mode's gradient checkpointing there is no KV cache
-    end_ids = model.generation_config.eos_token_id
-    end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    end_ids = torch.tensor(runs.end_ids(model, tokenizer), device=model.device)
     prompts, cut = common.fit_prompts(prompts, model.config, max_new_tokens)
-    P = max(len(ids) for ids, _ in prompts)
-    prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
-    prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
-    sampled = {"do_sample": True, "temperature": args.temperature, "top_k": 0, "top_p": args.top_p}
-    sampling = GenerationConfig(**(sampled if args.temperature else {"do_sample": False}))
-    sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
-    sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
-    own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
-    response_ids = torch.full((len(prompts), max_new_tokens), pad_id, device=model.device)  # (B, T)
+    prompt_ids, prompt_mask = runs.pad_left([ids for ids, _ in prompts], model.device)  # (B, P)
+    B, T = len(prompts), max_new_tokens
+    response_ids, response_mask = torch.zeros(2, B, T, dtype=torch.long, device=model.device)  # (B, T)
+    logprobs, entropies = torch.zeros(2, B, T, device=model.device)  # (B, T)
+    truncated = torch.tensor(cut, device=model.device)  # (B,)
     by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
-    for rows in by_length.split(args.generation_batch_size):
-        longest = int(prompt_mask[rows].sum(1).max())
-        ids, mask = prompt_ids[rows][:, -longest:], prompt_mask[rows][:, -longest:]
-        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=sampling)
-        response_ids[rows, : output.shape[1] - longest] = output[:, longest:]
-    model.generation_config = own_config
-    ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
-    response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
-    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
-    return {
-        "prompts": prompts,
-        "prompt_ids": prompt_ids,  # (B, P)
-        "prompt_mask": prompt_mask,  # (B, P)
-        "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
-        "response_ids": response_ids,  # (B, T)
-        "response_mask": response_mask,  # (B, T)
-        "truncated": ~ended.any(1) | torch.tensor(cut, device=model.device),  # (B,)
-        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
-    }
+    for rows in by_length.split(runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
+        P = int(prompt_mask[rows].sum(1).max())
+        ids_and_mask = torch.cat([prompt_ids[rows, -P:], prompt_mask[rows, -P:]], 1)  # (b, 2 P)
+        unique, places = ids_and_mask.unique(dim=0, return_inverse=True)  # a prompt is read once for all its responses
+        (ids, mask), cache = unique.chunk(2, 1), None
+        position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+        for t in range(T):
+            inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids}
+            output = model.base_model(**inputs, past_key_values=cache, use_cache=True)
+            logits, cache = model.get_output_embeddings()(output.last_hidden_state[:, -1]), output.past_key_values
+            sampled = runs.sample(logits[places], args.temperature, args.top_p)  # 3 x (b,)
+            response_ids[rows, t], logprobs[rows, t], entropies[rows, t] = sampled
+            response_mask[rows, t] = 1
+            going = ~torch.isin(sampled[0], end_ids)  # (b,)
+            rows, places = rows[going], places[going]  # what has ended leaves the batch
+            if len(rows) == 0:
+                break
+            if t == 0 or not going.all():
+                mask, position_ids = mask[places], position_ids[places]
+                cache.reorder_cache(places)
+            ids, position_ids = response_ids[rows, t, None], position_ids[:, -1:] + 1  # (b, 1)
+            mask, places = torch.nn.functional.pad(mask, (0, 1), value=1), torch.arange(len(rows), device=model.device)
+        truncated[rows] = True  # those that are left
+    responses = [ids[mask == 1].tolist() for ids, mask in zip(response_ids, response_mask)]
+    turn = {"prompts": prompts, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "response_ids": response_ids}
+    turn |= {"response_mask": response_mask.bool(), "logprobs": logprobs, "entropies": entropies}
+    turn["prefix_length"] = torch.tensor([length for _, length in prompts], device=model.device)  # (B,)
+    return turn | {"truncated": truncated, "texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
 
 
 def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args) -> dict:
@@ -160,7 +163,7 @@ def select(turns: list[dict], rows: list[torch.Tensor]) -> dict:
     """These rows of several turns as one turn: what the loss reads of them, prompts padded to one length."""
     P = max(turn["prompt_ids"].shape[1] for turn in turns)
     selected = {}
-    for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask"):
+    for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask", "logprobs", "entropies"):
         parts = [turn[name][kept] for turn, kept in zip(turns, rows)]
         if name.startswith("prompt"):
             parts = [torch.nn.functional.pad(part, (P - part.shape[1], 0)) for part in parts]
@@ -169,12 +172,6 @@ def select(turns: list[dict], rows: list[torch.Tensor]) -> dict:
 
 
 # ---- log-probabilities ----------------------------------------------------------------------------------------------
-
-
-def micro_batches(turn: dict, rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
-    """The rows in micro-batches, sorted by length to limit padding."""
-    lengths = turn["prompt_mask"][rows].sum(1) + turn["response_mask"][rows].sum(1)
-    return rows[lengths.argsort(stable=True)].split(size)
 
 
 def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
@@ -187,11 +184,11 @@ def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
     return output.last_hidden_state
 
 
-def token_logprobs(model, hidden, turn, rows, args) -> tuple[torch.Tensor, torch.Tensor]:
+def token_logprobs(model, hidden, turn, rows, args) -> torch.Tensor:
     """log pi(y_t | prompt, y_<t) at the sampling temperature for every response token, float32, zero elsewhere: (b, T).
 
-    Also the entropy of each token's distribution (only when no gradient is recorded). Logits are made for response
-    tokens only, a chunk at a time, and again in the backward pass: (b, T, W) in float32 never exists at once.
+    Logits are made for response tokens only, a chunk at a time, and again in the backward pass: (b, T, W) in float32
+    never exists at once.
     """
     T_all = turn["response_mask"].shape[1]
     mask = turn["response_mask"][rows]  # (b, T_all)
@@ -199,26 +196,23 @@ def token_logprobs(model, hidden, turn, rows, args) -> tuple[torch.Tensor, torch
     targets = turn["response_ids"][rows][mask]  # (M,)
     states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (M, C): the state before a token predicts it
 
-    def chunk(states, targets):  # (m, C), (m,) -> 2 x (m,)
+    def chunk(states, targets):  # (m, C), (m,) -> (m,)
         log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (m, W)
-        entropy = torch.zeros_like(log_pi[:, 0]) if torch.is_grad_enabled() else -(log_pi.exp() * log_pi).sum(-1)
-        return log_pi.gather(-1, targets[:, None]).squeeze(-1), entropy
+        return log_pi.gather(-1, targets[:, None]).squeeze(-1)
 
     parts = [
         checkpoint(chunk, *piece, use_reentrant=False, preserve_rng_state=False)  # nothing random is made again
         for piece in zip(states.split(LOGITS_CHUNK), targets.split(LOGITS_CHUNK))
     ]
-    zeros = torch.zeros(len(rows), T_all, device=hidden.device)
-    return tuple(zeros.masked_scatter(mask, torch.cat(part)) for part in zip(*parts))  # 2 x (b, T_all)
+    return torch.zeros(len(rows), T_all, device=hidden.device).masked_scatter(mask, torch.cat(parts))
 
 
 @torch.no_grad()
-def rollout_logprobs(model, turn: dict, args: Args) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities (B, T) and entropies (B, T), without gradient."""
-    batches = micro_batches(turn, torch.arange(len(turn["response_ids"]), device=model.device), args.micro_batch_size)
+def rollout_logprobs(model, turn: dict, args: Args) -> torch.Tensor:
+    """Log-probabilities of all responses of a turn, without gradient: (B, T)."""
+    batches = runs.micro_batches(turn, torch.arange(len(turn["response_ids"]), device=model.device), args)
     parts = [token_logprobs(model, hidden_states(model, turn, rows), turn, rows, args) for rows in batches]
-    original_order = torch.cat(batches).argsort()
-    return tuple(torch.cat(part)[original_order] for part in zip(*parts))
+    return torch.cat(parts)[torch.cat(batches).argsort()]
 
 
 # ---- the method ----------------------------------------------------------------------------------------------------
@@ -254,12 +248,13 @@ def accumulate_gradients(model, turn, rows, args) -> float:
     weights = torch.zeros(len(turn["response_mask"]), device=model.device)  # (B,)
     weights[rows] = loss_weights(turn["response_mask"][rows], args.loss_reduction, args.max_new_tokens)
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
-    for mb in micro_batches(turn, rows, args.micro_batch_size):
+    for mb in runs.micro_batches(turn, rows, args):
         hidden = hidden_states(model, turn, mb)  # (b, P+T, C)
-        new_logprobs, _ = token_logprobs(model, hidden, turn, mb, args)
+        new_logprobs = token_logprobs(model, hidden, turn, mb, args)
         loss = -(new_logprobs * turn["response_mask"][mb]).sum(1)  # (b,)
         total_loss += (weights[mb] * loss).sum().item()
-        loss = loss + args.kl_coef * kl_penalty(new_logprobs, turn["ref_logprobs"][mb], "k3_loss")
+        if args.kl_coef:
+            loss = loss + args.kl_coef * kl_penalty(new_logprobs, turn["ref_logprobs"][mb], "k3_loss")
         (weights[mb] * loss).sum().backward()
     return total_loss
 
@@ -289,7 +284,8 @@ def main(args: Args) -> None:
     train_problems, eval_problems = common.load_problems_for(args)
     policy_lm = args.policy_lm or runs.embedded_model(train_problems)
     solver, solver_tokenizer = runs.load_lm(run, policy_lm, "--policy-lm", "solver")
-    reference, _ = runs.load_lm(run, policy_lm, "--policy-lm")  # the KL reference is the initial policy
+    # The KL reference is the initial policy.
+    reference = runs.load_lm(run, policy_lm, "--policy-lm")[0] if args.kl_coef else None
     models, tokenizers = (solver, reference), (solver_tokenizer,)
     problems = train_problems + eval_problems
     template = common.load_template(args.prompt_template, problems)
@@ -326,9 +322,8 @@ def main(args: Args) -> None:
 
         # ---- REWARDS AND ADVANTAGES: 1 for what is kept
         turn, trained = select([episodes["attempt"] for episodes in sampled], kept), sum(map(len, kept))
-        if trained:
-            turn["logprobs"], entropy = rollout_logprobs(solver, turn, args)  # (B, T)
-            turn["ref_logprobs"] = rollout_logprobs(reference, turn, args)[0]
+        if trained and args.kl_coef:
+            turn["ref_logprobs"] = rollout_logprobs(reference, turn, args)  # (B, T)
             kl = (turn["logprobs"] - turn["ref_logprobs"]).sum(1)  # (B,) of each response, for the log
 
         # ---- UPDATE
@@ -352,8 +347,8 @@ def main(args: Args) -> None:
             "rollout/truncated": torch.cat([e["attempt"]["truncated"] for e in sampled]).float().mean().item(),
             "rollout/undecided": common.mean(undecided),
             "losses/policy_solver": common.mean(losses["policy_solver"]),
-            "losses/kl_solver": kl.mean().item() if trained else None,
-            "losses/entropy": (entropy.sum() / turn["response_mask"].sum()).item() if trained else None,
+            "losses/kl_solver": kl.mean().item() if trained and args.kl_coef else None,
+            "losses/entropy": (turn["entropies"].sum() / turn["response_mask"].sum()).item() if trained else None,
             "losses/grad_norm_solver": common.mean(losses["grad_norm_solver"]),
             "charts/episodes": counters["rounds"] * rollout_size,
             "charts/verify_seconds": sum(e["verdict_log"]["charts/verify_seconds"] for e in sampled),

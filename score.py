@@ -36,7 +36,6 @@ import torch
 import tyro
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
-from transformers import GenerationConfig
 
 LOGITS_CHUNK = 1024  # response tokens whose logits, (m, W) in float32, exist at once (memory only)
 
@@ -69,7 +68,7 @@ class Args:
     max_new_tokens: int = 40  # longest response of the solver, in tokens
     temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 32  # most responses sampled at once; memory, speed, and which samples are drawn
+    generation_batch_size: int = 0  # most responses sampled at once, which decides what is drawn; 0: as memory allows
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
@@ -96,7 +95,8 @@ class Args:
     num_minibatches: int = 1  # optimiser batches (and steps) that a rollout is split into
     update_epochs: int = 1  # passes over a rollout
     clip_coef: float = 0.2  # epsilon of the clipped ratio, which is 1 at the first step of a rollout
-    micro_batch_size: int = 16  # sequences of one forward and backward pass (memory only)
+    micro_batch_size: int = 16  # most sequences of one forward and backward pass (memory only)
+    tokens_per_micro_batch: int = 0  # most tokens of one, padding included (memory only); 0: no bound
 
     # ---- logging and checkpoints
     eval_every: int = 10  # evaluate after every n-th iteration, before the first and after the last
@@ -115,42 +115,45 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     """Samples one response for each prompt (greedily at temperature 0): a turn, with its tensors and texts.
 
     prompts: (token ids, prefix length) from encode_prompt. Prompts are padded on the left, responses on the right.
-    response_mask runs to the first end-of-sequence token, inclusive; it never looks at the pad token, often the same.
+    response_mask runs to the first end-of-sequence token, inclusive. Padding is told by the masks, never by its id.
     """
     model.eval()  # with train mode's gradient checkpointing there is no KV cache
-    end_ids = model.generation_config.eos_token_id
-    end_ids = {*(end_ids if isinstance(end_ids, list) else [end_ids]), tokenizer.eos_token_id} - {None}
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    end_ids = torch.tensor(runs.end_ids(model, tokenizer), device=model.device)
     prompts, cut = common.fit_prompts(prompts, model.config, max_new_tokens)
-    P = max(len(ids) for ids, _ in prompts)
-    prompt_ids = torch.tensor([[pad_id] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
-    prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
-    sampled = {"do_sample": True, "temperature": args.temperature, "top_k": 0, "top_p": args.top_p}
-    sampling = GenerationConfig(**(sampled if args.temperature else {"do_sample": False}))
-    sampling.update(repetition_penalty=1.0, max_new_tokens=max_new_tokens)
-    sampling.update(eos_token_id=sorted(end_ids), pad_token_id=pad_id)
-    own_config, model.generation_config = model.generation_config, sampling  # its defaults must not bend the policy
-    response_ids = torch.full((len(prompts), max_new_tokens), pad_id, device=model.device)  # (B, T)
+    prompt_ids, prompt_mask = runs.pad_left([ids for ids, _ in prompts], model.device)  # (B, P)
+    B, T = len(prompts), max_new_tokens
+    response_ids, response_mask = torch.zeros(2, B, T, dtype=torch.long, device=model.device)  # (B, T)
+    logprobs, entropies = torch.zeros(2, B, T, device=model.device)  # (B, T)
+    truncated = torch.tensor(cut, device=model.device)  # (B,)
     by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
-    for rows in by_length.split(args.generation_batch_size):
-        longest = int(prompt_mask[rows].sum(1).max())
-        ids, mask = prompt_ids[rows][:, -longest:], prompt_mask[rows][:, -longest:]
-        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=sampling)
-        response_ids[rows, : output.shape[1] - longest] = output[:, longest:]
-    model.generation_config = own_config
-    ended = torch.isin(response_ids, torch.tensor(sorted(end_ids), device=model.device))  # (B, T)
-    response_mask = (ended.cumsum(1) - ended.long()) == 0  # (B, T): no end of sequence before this token
-    responses = [ids[mask].tolist() for ids, mask in zip(response_ids, response_mask)]
-    return {
-        "prompts": prompts,
-        "prompt_ids": prompt_ids,  # (B, P)
-        "prompt_mask": prompt_mask,  # (B, P)
-        "prefix_length": torch.tensor([length for _, length in prompts], device=model.device),  # (B,)
-        "response_ids": response_ids,  # (B, T)
-        "response_mask": response_mask,  # (B, T)
-        "truncated": ~ended.any(1) | torch.tensor(cut, device=model.device),  # (B,)
-        "texts": tokenizer.batch_decode(responses, skip_special_tokens=True),
-    }
+    for rows in by_length.split(runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
+        P = int(prompt_mask[rows].sum(1).max())
+        ids_and_mask = torch.cat([prompt_ids[rows, -P:], prompt_mask[rows, -P:]], 1)  # (b, 2 P)
+        unique, places = ids_and_mask.unique(dim=0, return_inverse=True)  # a prompt is read once for all its responses
+        (ids, mask), cache = unique.chunk(2, 1), None
+        position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+        for t in range(T):
+            inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids}
+            output = model.base_model(**inputs, past_key_values=cache, use_cache=True)
+            logits, cache = model.get_output_embeddings()(output.last_hidden_state[:, -1]), output.past_key_values
+            sampled = runs.sample(logits[places], args.temperature, args.top_p)  # 3 x (b,)
+            response_ids[rows, t], logprobs[rows, t], entropies[rows, t] = sampled
+            response_mask[rows, t] = 1
+            going = ~torch.isin(sampled[0], end_ids)  # (b,)
+            rows, places = rows[going], places[going]  # what has ended leaves the batch
+            if len(rows) == 0:
+                break
+            if t == 0 or not going.all():
+                mask, position_ids = mask[places], position_ids[places]
+                cache.reorder_cache(places)
+            ids, position_ids = response_ids[rows, t, None], position_ids[:, -1:] + 1  # (b, 1)
+            mask, places = torch.nn.functional.pad(mask, (0, 1), value=1), torch.arange(len(rows), device=model.device)
+        truncated[rows] = True  # those that are left
+    responses = [ids[mask == 1].tolist() for ids, mask in zip(response_ids, response_mask)]
+    turn = {"prompts": prompts, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "response_ids": response_ids}
+    turn |= {"response_mask": response_mask.bool(), "logprobs": logprobs, "entropies": entropies}
+    turn["prefix_length"] = torch.tensor([length for _, length in prompts], device=model.device)  # (B,)
+    return turn | {"truncated": truncated, "texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
 
 
 def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args, offline: int = 0) -> dict:
@@ -165,7 +168,7 @@ def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args,
     replaced_tokens = turn_1["response_mask"][:offline].sum().item()  # sampled, then overwritten
     if offline:
         turn_0 = generate(reference, tokenizers[0], prompts[:offline], args.max_new_tokens, args)
-        for key in ("response_ids", "response_mask", "truncated", "texts"):
+        for key in ("response_ids", "response_mask", "logprobs", "entropies", "truncated", "texts"):
             turn_1[key][:offline] = turn_0[key]
     # TURN 2: y_2 ~ pi(.|x_2), on the same problem
     messages = [common.self_correct_messages(p, y) for p, y in zip(problems, turn_1["texts"])]
@@ -180,12 +183,6 @@ def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args,
 # ---- log-probabilities ----------------------------------------------------------------------------------------------
 
 
-def micro_batches(turn: dict, rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
-    """The rows in micro-batches, sorted by length to limit padding."""
-    lengths = turn["prompt_mask"][rows].sum(1) + turn["response_mask"][rows].sum(1)
-    return rows[lengths.argsort(stable=True)].split(size)
-
-
 def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
     """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, C)."""
     P, T = (int(turn[mask][rows].sum(1).max()) for mask in ("prompt_mask", "response_mask"))
@@ -196,11 +193,11 @@ def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
     return output.last_hidden_state
 
 
-def token_logprobs(model, hidden, turn, rows, args) -> tuple[torch.Tensor, torch.Tensor]:
+def token_logprobs(model, hidden, turn, rows, args) -> torch.Tensor:
     """log pi(y_t | prompt, y_<t) at the sampling temperature for every response token, float32, zero elsewhere: (b, T).
 
-    Also the entropy of each token's distribution (only when no gradient is recorded). Logits are made for response
-    tokens only, a chunk at a time, and again in the backward pass: (b, T, W) in float32 never exists at once.
+    Logits are made for response tokens only, a chunk at a time, and again in the backward pass: (b, T, W) in float32
+    never exists at once.
     """
     T_all = turn["response_mask"].shape[1]
     mask = turn["response_mask"][rows]  # (b, T_all)
@@ -208,26 +205,23 @@ def token_logprobs(model, hidden, turn, rows, args) -> tuple[torch.Tensor, torch
     targets = turn["response_ids"][rows][mask]  # (M,)
     states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (M, C): the state before a token predicts it
 
-    def chunk(states, targets):  # (m, C), (m,) -> 2 x (m,)
+    def chunk(states, targets):  # (m, C), (m,) -> (m,)
         log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (m, W)
-        entropy = torch.zeros_like(log_pi[:, 0]) if torch.is_grad_enabled() else -(log_pi.exp() * log_pi).sum(-1)
-        return log_pi.gather(-1, targets[:, None]).squeeze(-1), entropy
+        return log_pi.gather(-1, targets[:, None]).squeeze(-1)
 
     parts = [
         checkpoint(chunk, *piece, use_reentrant=False, preserve_rng_state=False)  # nothing random is made again
         for piece in zip(states.split(LOGITS_CHUNK), targets.split(LOGITS_CHUNK))
     ]
-    zeros = torch.zeros(len(rows), T_all, device=hidden.device)
-    return tuple(zeros.masked_scatter(mask, torch.cat(part)) for part in zip(*parts))  # 2 x (b, T_all)
+    return torch.zeros(len(rows), T_all, device=hidden.device).masked_scatter(mask, torch.cat(parts))
 
 
 @torch.no_grad()
-def rollout_logprobs(model, turn: dict, args: Args) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities (B, T) and entropies (B, T), without gradient."""
-    batches = micro_batches(turn, torch.arange(len(turn["response_ids"]), device=model.device), args.micro_batch_size)
+def rollout_logprobs(model, turn: dict, args: Args) -> torch.Tensor:
+    """Log-probabilities of all responses of a turn, without gradient: (B, T)."""
+    batches = runs.micro_batches(turn, torch.arange(len(turn["response_ids"]), device=model.device), args)
     parts = [token_logprobs(model, hidden_states(model, turn, rows), turn, rows, args) for rows in batches]
-    original_order = torch.cat(batches).argsort()
-    return tuple(torch.cat(part)[original_order] for part in zip(*parts))
+    return torch.cat(parts)[torch.cat(batches).argsort()]
 
 
 # ---- the method ----------------------------------------------------------------------------------------------------
@@ -287,13 +281,14 @@ def accumulate_gradients(model, turn, rows, advantages, kl_coef, args) -> float:
     """
     total_loss = 0.0
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
-    for mb in micro_batches(turn, rows, args.micro_batch_size):
+    for mb in runs.micro_batches(turn, rows, args):
         hidden = hidden_states(model, turn, mb)  # (b, P+T, C)
-        new_logprobs, _ = token_logprobs(model, hidden, turn, mb, args)
+        new_logprobs = token_logprobs(model, hidden, turn, mb, args)
         mask = turn["response_mask"][mb]
-        loss = policy_loss(new_logprobs, turn["logprobs"][mb], advantages[mb], mask, args.clip_coef)
+        logprobs = turn["old_logprobs"][mb] if "old_logprobs" in turn else new_logprobs.detach()
+        loss = policy_loss(new_logprobs, logprobs, advantages[mb], mask, args.clip_coef)
         total_loss += loss.sum().item() / len(rows)
-        if args.kl_estimator != "k1_reward":
+        if kl_coef and args.kl_estimator != "k1_reward":
             loss = loss + kl_coef * kl_penalty(new_logprobs, turn["ref_logprobs"][mb], args.kl_estimator)
         (loss.sum() / len(rows)).backward()
     return total_loss
@@ -351,14 +346,15 @@ def main(args: Args) -> None:
         rewards_1, rewards_2 = episodes["rewards_1"], episodes["rewards_2"]  # (B,)
 
         # ---- REWARDS AND ADVANTAGES
-        turn_1["logprobs"], entropy_1 = rollout_logprobs(solver, turn_1, args)  # (B, T)
-        turn_2["logprobs"], entropy_2 = rollout_logprobs(solver, turn_2, args)
         kl = []  # KL of y_1, y_2: sum over a response's tokens of log pi - log pi_ref, each (B,)
         for turn, model in ((turn_1, reference), (turn_2, reference)):
-            turn["ref_logprobs"] = rollout_logprobs(model, turn, args)[0]
+            turn["ref_logprobs"] = rollout_logprobs(model, turn, args)  # (B, T)
             kl.append((turn["logprobs"] - turn["ref_logprobs"]).sum(1))
         penalties = kl if args.kl_estimator == "k1_reward" else [torch.zeros_like(rewards_2)] * 2
         A_1, A_2 = credit(args, stage1, rewards_1, rewards_2, *penalties)  # (B,)
+        if args.update_epochs * args.num_minibatches > 1:  # otherwise they are the new ones
+            for turn, model in ((turn_1, solver), (turn_2, solver)):
+                turn["old_logprobs"] = rollout_logprobs(model, turn, args)  # (B, T)
 
         # ---- UPDATE
         losses = defaultdict(list)  # of each optimiser step
@@ -380,7 +376,8 @@ def main(args: Args) -> None:
         tokens = (length_1 + length_2).sum().item() + episodes["replaced_tokens"]
         # KL and entropy are of the policy's own samples alone.
         kl_solver = kl[0][offline:].sum() / max(1, args.rollout_size - offline) + kl[1].mean()
-        entropy = (entropy_1[offline:].sum() + entropy_2.sum()) / (length_1[offline:].sum() + length_2.sum())
+        entropy = turn_1["entropies"][offline:].sum() + turn_2["entropies"].sum()
+        entropy = entropy / (length_1[offline:].sum() + length_2.sum())
         metrics = {
             "iteration": iteration,
             **{f"rollout/{k}": v for k, v in common.outcomes(rewards_1.tolist(), rewards_2.tolist()).items()},

@@ -1,5 +1,6 @@
-"""Loads language models and refuses those that the scripts would train wrongly."""
+"""Loads language models, refuses those that the scripts would train wrongly, and what else they do with any model."""
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -12,8 +13,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 EMBEDDED_MODELS = ("tiny", "tiny/functions", "tiny/answered", "tiny/styled")  # see tiny/pretrain.py
-__all__ = ["EMBEDDED_MODELS", "cut_at_stops", "embedded_model", "features", "load_lm", "load_tensors", "model_source"]
-__all__ += ["not_loaded", "save_tensors"]
+__all__ = ["EMBEDDED_MODELS", "cut_at_stops", "embedded_model", "end_ids", "features", "generation_batch_size"]
+__all__ += [
+    "load_lm",
+    "load_tensors",
+    "micro_batches",
+    "model_source",
+    "not_loaded",
+    "pad_left",
+    "sample",
+    "save_tensors",
+]
 THINKING = ("<think>", "</think>")
 ROOT = Path(__file__).parents[1]
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of logits that are computed in two ways, beside the largest
@@ -128,6 +138,9 @@ def cut_at_stops(sampled: dict, tokenizer, stop_strings: tuple[str, ...]) -> Non
                 n += 1
             sampled["texts"][i], sampled["truncated"][i] = text[:start], False
             sampled["response_mask"][i, n:] = False
+            for part in sampled.values():
+                if isinstance(part, torch.Tensor) and part.is_floating_point():  # what is known of each token
+                    part[i, n:] = 0
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -156,8 +169,7 @@ def unsupported(model, tokenizer) -> str | None:
     They apply the output head to the backbone's states themselves, behind padding on the left; a probe does the same.
     """
     size = model.get_input_embeddings().weight.shape[0]
-    ends = model.generation_config.eos_token_id
-    named = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+    named = end_ids(model, tokenizer)
     if not named:
         return "has no end-of-sequence token: neither its tokenizer nor its generation_config.json names one"
     if max({*named, tokenizer.pad_token_id or 0}) >= size:
@@ -175,5 +187,79 @@ def unsupported(model, tokenizer) -> str | None:
         if (logits - expected).abs().max() > TOLERANCE[model.dtype] * expected.abs().max():
             noise, scale = "draws random numbers in training", "scales or caps its logits, or does not mask padding"
             return f"{noise if training else scale}, which is not supported"
-    model.eval()
+    if not hasattr(getattr(model.eval().base_model(tokens, use_cache=True), "past_key_values", None), "reorder_cache"):
+        return "keeps no key-value cache from which sequences can be taken, which sampling needs"
     return None
+
+
+# ---- sampling and batches ------------------------------------------------------------------------------------------
+
+
+def end_ids(model, tokenizer) -> list[int]:
+    """The tokens that end a response: those of the model's generation_config and the tokenizer's."""
+    ends = model.generation_config.eos_token_id
+    return sorted({*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None})
+
+
+def pad_left(prompts: list[list[int]], device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of several lengths behind zeros, and the mask of what is no padding: 2 x (B, P)."""
+    P = max(map(len, prompts))
+    ids = torch.tensor([[0] * (P - len(prompt)) + prompt for prompt in prompts], device=device)
+    return ids, torch.tensor([[0] * (P - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+
+
+def sample(logits: torch.Tensor, temperature: float, top_p: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of each row of logits (b, W): a token, log pi of it, and the entropy of pi = softmax(logits / temperature): (b,).
+
+    At temperature 0 the likeliest token, of softmax(logits). top_p < 1: of the likeliest tokens that make up so much of
+    the probability; it leaves tokens out of the sampling, not out of pi.
+    """
+    log_pi = (logits.float() / (temperature or 1.0)).log_softmax(-1)  # (b, W)
+    pi = log_pi.exp()
+    kept = pi
+    if top_p < 1:
+        ordered, order = pi.sort(-1, descending=True)
+        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0  # those before it make up top_p
+        kept = torch.zeros_like(pi).scatter(-1, order, ordered)
+    tokens = torch.multinomial(kept, 1) if temperature else pi.argmax(-1, keepdim=True)  # (b, 1)
+    return tokens[:, 0], log_pi.gather(-1, tokens)[:, 0], torch.special.entr(pi).sum(-1)
+
+
+def generation_batch_size(args, model, length: int) -> int:
+    """--generation-batch-size; for 0 as many sequences of `length` tokens as half of the free memory holds.
+
+    Counted are keys, values and what sampling makes of the logits, about four float32 tensors.
+    """
+    if args.generation_batch_size:
+        return args.generation_batch_size
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cache = 2 * config.num_hidden_layers * heads * head_size * length * model.dtype.itemsize
+    return max(1, int(free_memory(model.device) / 2 / (cache + 16 * config.vocab_size)))
+
+
+def free_memory(device) -> int:
+    """Bytes that can be had on a device; where the system does not say, 4 GB."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1])
+    except (OSError, TypeError):
+        return 4 * 10**9
+
+
+def micro_batches(padded: dict, rows: torch.Tensor, args) -> tuple[torch.Tensor, ...]:
+    """The rows in micro-batches, sorted by length to limit padding, of --micro-batch-size at most; fewer where they
+    would hold more than --tokens-per-micro-batch tokens, padding included."""
+    lengths = padded["prompt_mask"][rows].sum(1) + padded["response_mask"][rows].sum(1)
+    rows = rows[lengths.argsort(stable=True)]
+    if not args.tokens_per_micro_batch:
+        return rows.split(args.micro_batch_size)
+    sizes = [0]
+    for length in lengths.sort().values.tolist():
+        most = min(args.micro_batch_size, max(1, args.tokens_per_micro_batch // length))
+        sizes += [0] * (sizes[-1] >= most)
+        sizes[-1] += 1
+    return rows.split(sizes)

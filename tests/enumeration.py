@@ -39,8 +39,9 @@ def make_turn(script, args, prompts: list[list[int]], responses: list[list[int]]
         "response_mask": torch.tensor([[True] * len(r) + [False] * (2 - len(r)) for r in responses]),
         "texts": [""] * len(prompts),
     }
-    turn["logprobs"] = script.rollout_logprobs(model, turn, args)[0]
-    turn["ref_logprobs"] = script.rollout_logprobs(reference, turn, args)[0]
+    if hasattr(script, "rollout_logprobs"):  # not in archer.py, which has no KL
+        turn["logprobs"] = script.rollout_logprobs(model, turn, args)
+        turn["ref_logprobs"] = script.rollout_logprobs(reference, turn, args)
     return turn
 
 

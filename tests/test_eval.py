@@ -208,7 +208,7 @@ def test_logprobs_are_those_of_training(problem_file, tiny, temperature):
     turn = evaluation.run_episodes((tiny[0], None), (tiny[1], None), problems, args)["attempt"]
     torch.manual_seed(0)
     random_model = AutoModelForCausalLM.from_config(tiny[0].config)  # for which no token is sure, the last one neither
-    expected = mlmt_rl.rollout_logprobs(random_model, turn, mlmt_rl.Args(temperature=temperature or 1.0))[0].sum(1)
+    expected = mlmt_rl.rollout_logprobs(random_model, turn, mlmt_rl.Args(temperature=temperature or 1.0)).sum(1)
     sums = evaluation.response_logprobs(random_model, [ids for ids, _ in turn["prompts"]], turn, args)
     assert torch.allclose(torch.tensor(sums), expected, atol=1e-3) and not turn["truncated"].any()
 

@@ -178,7 +178,7 @@ def test_the_joint_kl_follows_both_penalties():
 def kl_loss_gradient(estimator: str, reference) -> torch.Tensor:
     """E[grad of the KL term of turn 2's loss], episode by episode through accumulate_gradients; advantages are zero."""
     args = mlmt_rl.Args(temperature=TEMPERATURE, kl_estimator=estimator)
-    turn = TURNS["2"] | {"ref_logprobs": mlmt_rl.rollout_logprobs(reference, TURNS["2"], args)[0]}
+    turn = TURNS["2"] | {"ref_logprobs": mlmt_rl.rollout_logprobs(reference, TURNS["2"], args)}
     total = 0.0
     for row in range(343):
         zero = torch.zeros(343)
@@ -224,7 +224,7 @@ def test_k1_as_a_loss_has_no_gradient():
     """Why k1 is not offered as a loss: its expected gradient is zero away from the reference too."""
     turn, rows = TURNS["2"], torch.arange(343)
     hidden = mlmt_rl.hidden_states(SOLVER, turn, rows)
-    new_logprobs = mlmt_rl.token_logprobs(SOLVER, hidden, turn, rows, ARGS)[0]
+    new_logprobs = mlmt_rl.token_logprobs(SOLVER, hidden, turn, rows, ARGS)
     k1 = (new_logprobs - turn["ref_logprobs"]).sum(1)
     assert (PROBABILITY * k1).sum() > 0.1
     assert gradient(SOLVER, (PROBABILITY.float() * k1).sum()).abs().max() < TOLERANCE

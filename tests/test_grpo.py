@@ -157,7 +157,7 @@ def test_the_gradient_of_a_batch(reduction, estimator, monkeypatch):
     args = make_args(loss_reduction=reduction, kl_estimator=estimator, clip_low=0.1, clip_high=0.3)
     turn, _, _ = world(args)
     shift = torch.tensor([[0.05, -0.4], [0.5, 0.1], [0.0, 0.02], [-0.02, 0.3], [0.1, -0.1], [0.3, 0.2], [0.0, -0.3]])
-    turn["logprobs"] = (turn["logprobs"] + shift) * turn["response_mask"]
+    turn["old_logprobs"] = (turn["logprobs"] + shift) * turn["response_mask"]
     rows, rewards = [5, 0, 3, 1, 6, 2], [1.0, 0.0, 0.0, 1.0, 1.0, 0.0]
     A = torch.zeros(7)
     A[rows] = grpo.group_advantages(torch.tensor(rewards), 3, "std")
@@ -170,7 +170,7 @@ def test_the_gradient_of_a_batch(reduction, estimator, monkeypatch):
             advantage = (rewards[k] - mean) / (std + 1e-4)
             for t, token in enumerate(o):
                 new = distribution(POLICY, X, o[:t])[token]
-                ratio = torch.exp(new - turn["logprobs"][rows[k], t].double())
+                ratio = torch.exp(new - turn["old_logprobs"][rows[k], t].double())
                 surrogate = torch.min(ratio * advantage, ratio.clamp(0.9, 1.3) * advantage)
                 log_ratio = new - distribution(REFERENCE, X, o[:t])[token].detach()
                 kl = torch.exp(-log_ratio) - 1 + log_ratio if estimator == "k3_loss" else log_ratio**2 / 2
@@ -211,8 +211,8 @@ def test_rows_of_several_turns_are_one_turn():
     assert turns[0]["prompt_ids"].shape[1] < turns[1]["prompt_ids"].shape[1]
     rows = [torch.tensor([4, 1]), torch.tensor([0, 5, 2])]
     selected = grpo.select(turns, rows)
-    logprobs = torch.cat([grpo.rollout_logprobs(model, turn, args)[0][chosen] for turn, chosen in zip(turns, rows)])
-    assert torch.allclose(grpo.rollout_logprobs(model, selected, args)[0], logprobs, atol=1e-4)
+    logprobs = torch.cat([grpo.rollout_logprobs(model, turn, args)[chosen] for turn, chosen in zip(turns, rows)])
+    assert torch.allclose(grpo.rollout_logprobs(model, selected, args), logprobs, atol=1e-4)
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------------

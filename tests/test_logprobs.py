@@ -53,7 +53,7 @@ def sample(model, args: mlmt_rl.Args, prompts=PROMPTS) -> dict:
 
 def training_logprobs(model, turn: dict, rows, args) -> torch.Tensor:
     rows = torch.as_tensor(rows)
-    return mlmt_rl.token_logprobs(model, mlmt_rl.hidden_states(model, turn, rows), turn, rows, args)[0]
+    return mlmt_rl.token_logprobs(model, mlmt_rl.hidden_states(model, turn, rows), turn, rows, args)
 
 
 def gradients(model) -> list[torch.Tensor]:
@@ -68,31 +68,99 @@ def close(first: list[torch.Tensor], second: list[torch.Tensor], tolerance: floa
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_sampler_is_trainer(family, temperature, monkeypatch):
-    """The log-probability of each sampled token, as the sampler itself computed it, equals the training pass's."""
+def test_sampler_is_trainer(family, temperature):
+    """What the sampler notes of each token, from its cache, is what the training pass computes; zero after the end."""
     model, args = random_model(family), make_args(temperature=temperature)
-    # a model's own defaults must not bend the policy
-    model.generation_config.update(top_k=2, min_p=0.3, repetition_penalty=1.7, temperature=0.2, no_repeat_ngram_size=1)
-    before = copy.deepcopy(model.generation_config.to_dict())
-    plain, scores = model.generate, []
+    turn = sample(model, args)
+    mask = turn["response_mask"]
+    assert (training_logprobs(model, turn, range(5), args) - turn["logprobs"]).abs().max() < 1e-5
+    assert turn["logprobs"][mask].max() < 0 and turn["logprobs"][mask].min() < -0.1
+    assert not turn["logprobs"][~mask].any() and not turn["entropies"][~mask].any()
+    for row, (prompt, _) in enumerate(PROMPTS):
+        n = int(mask[row].sum())
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + turn["response_ids"][row, :n].tolist()])).logits[0]
+        expected = torch.distributions.Categorical(logits=logits[len(prompt) - 1 : -1] / temperature).entropy()
+        assert torch.allclose(turn["entropies"][row, :n], expected, atol=1e-4)
+    lengths = mask.sum(1)
+    assert lengths.min() < lengths.max()  # some end early, and leave the batch
 
-    def generate_and_keep_scores(**inputs):
-        output = plain(**inputs, output_scores=True, return_dict_in_generate=True)
-        scores.extend(output.scores)
-        return output.sequences
 
-    monkeypatch.setattr(model, "generate", generate_and_keep_scores)
-    turn = sample(model, args, sorted(PROMPTS, key=lambda prompt: len(prompt[0])))  # the order it samples in
-    assert model.generation_config.to_dict() == before
-    at_sampling = torch.stack(scores, 1).log_softmax(-1)  # (B, T, V)
-    T = at_sampling.shape[1]
-    assert at_sampling.isfinite().all()  # no token was cut from the distribution
-    at_sampling = at_sampling.gather(-1, turn["response_ids"][:, :T, None]).squeeze(-1) * turn["response_mask"][:, :T]
-    at_training = training_logprobs(model, turn, range(5), args)
-    assert (at_training[:, :T] - at_sampling).abs().max() < 1e-5
-    assert at_training[turn["response_mask"]].min() < -0.1
+CACHES = {
+    "Llama": {},
+    "GPT2": {"n_embd": 32, "n_head": 2, "n_layer": 2},
+    "Gemma3Text": {"head_dim": 16, "num_key_value_heads": 1, "sliding_window": 6},
+    "Qwen3_5Text": {
+        **{"num_key_value_heads": 1, "head_dim": 16, "linear_num_value_heads": 2, "linear_num_key_heads": 2},
+        **{"linear_key_head_dim": 8, "linear_value_head_dim": 8, "num_hidden_layers": 4},
+    },
+}
+
+
+@pytest.mark.parametrize("size", [0, 2])
+@pytest.mark.parametrize("family", CACHES)
+def test_decoding_is_a_forward_pass_a_token(family, size):
+    """Greedily, against whole unpadded sequences: prompts that come twice, early ends, sliding and linear attention."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**{"vocab_size": 80} | SIZES | CACHES[family])
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    model.generation_config.eos_token_id = sorted(END_IDS)
+    prompts = [*PROMPTS, PROMPTS[1], PROMPTS[2], PROMPTS[1]]
+    turn = sample(model, make_args(temperature=0.0, generation_batch_size=size), prompts)
+    for row, (prompt, _) in enumerate(prompts):
+        ids = list(prompt)
+        while len(ids) < len(prompt) + 12 and (len(ids) == len(prompt) or ids[-1] not in END_IDS):
+            with torch.no_grad():
+                ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        assert turn["response_ids"][row][turn["response_mask"][row]].tolist() == ids[len(prompt) :]
+        assert turn["truncated"][row].item() == (ids[-1] not in END_IDS)
     lengths = turn["response_mask"].sum(1)
-    assert lengths.min() < lengths.max()  # some end early: padding is really there
+    assert lengths.min() < lengths.max() and turn["response_ids"].unique().numel() > 4
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.7)])
+def test_tokens_are_drawn_from_the_policy(temperature, top_p):
+    """Frequencies of 20,000 draws, within four standard errors; --top-p keeps the likeliest, and notes pi whole."""
+    logits = torch.tensor([2.0, -1.0, 1.0, 0.0, -9.0])
+    pi = (logits / temperature).softmax(0)
+    kept = pi * (torch.tensor([1, 0, 1, 0, 0]) if top_p < 1 else 1)  # .63 alone is less than .7
+    torch.manual_seed(0)
+    tokens, logprobs, entropies = runs.sample(logits.expand(20_000, -1), temperature, top_p)
+    frequencies, expected = tokens.bincount(minlength=5) / 20_000, kept / kept.sum()
+    assert ((frequencies - expected).abs() <= 4 * (expected * (1 - expected) / 20_000).sqrt()).all()
+    assert torch.allclose(logprobs, pi.log()[tokens]) and torch.allclose(entropies, -(pi * pi.log()).sum())
+
+
+def test_greedy_tokens():
+    tokens, logprobs, _ = runs.sample(torch.tensor([[2.0, 5.0, 1.0], [3.0, 0.0, 3.5]]), 0.0, 1.0)
+    assert tokens.tolist() == [1, 2] and logprobs[1].item() == pytest.approx(-0.4927, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens", "expected"),
+    [(3, 0, [3, 2]), (5, 20, [4, 1]), (5, 12, [3, 1, 1]), (2, 100, [2, 2, 1]), (5, 1, [1] * 5)],
+)
+def test_micro_batches_by_size_and_tokens(size, tokens, expected):
+    """Lengths 3, 4, 4, 5, 9 in some order, every row once, padding counted."""
+    lengths = torch.tensor([9, 4, 3, 5, 4])
+    turn = {"prompt_mask": torch.arange(9) < lengths[:, None] - 1, "response_mask": torch.ones(5, 1).bool()}
+    args = make_args(micro_batch_size=size, tokens_per_micro_batch=tokens)
+    batches = runs.micro_batches(turn, torch.tensor([4, 0, 1, 3, 2]), args)
+    assert [len(batch) for batch in batches] == expected
+    assert torch.cat(batches).sort().values.tolist() == [0, 1, 2, 3, 4]
+    assert lengths[torch.cat(batches)].tolist() == [3, 4, 4, 5, 9]
+
+
+def test_as_many_responses_at_once_as_memory_allows(monkeypatch):
+    """By hand: 2 layers of 2 heads of 16, keys and values in float32, 10 tokens: 5,120 bytes; 80 logits: 1,280."""
+    model = random_model("llama")
+    monkeypatch.setattr("running.models.free_memory", lambda device: 64_000)
+    assert runs.generation_batch_size(make_args(), model, 10) == 5
+    assert runs.generation_batch_size(make_args(), model, 10**6) == 1
+    assert runs.generation_batch_size(make_args(generation_batch_size=7), model, 10) == 7
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -110,7 +178,7 @@ def test_logprobs_do_not_depend_on_company(family, monkeypatch):
     padded["prompt_mask"] = torch.nn.functional.pad(turn["prompt_mask"], (4, 0))
     padded["response_ids"] = torch.where(turn["response_mask"], turn["response_ids"], 17)
     assert torch.allclose(together, training_logprobs(model, padded, range(5), args), atol=1e-5)
-    by_micro_batch = [mlmt_rl.rollout_logprobs(model, turn, make_args(micro_batch_size=size))[0] for size in (1, 2, 5)]
+    by_micro_batch = [mlmt_rl.rollout_logprobs(model, turn, make_args(micro_batch_size=size)) for size in (1, 2, 5)]
     assert close(by_micro_batch, [together] * 3)
 
 
@@ -136,7 +204,7 @@ def test_only_response_tokens_are_trained():
     model, args = random_model("llama"), make_args()
     turn, rows = sample(model, args), torch.arange(5)
     hidden = mlmt_rl.hidden_states(model, turn, rows).detach().requires_grad_()
-    logprobs = mlmt_rl.token_logprobs(model, hidden, turn, rows, args)[0]
+    logprobs = mlmt_rl.token_logprobs(model, hidden, turn, rows, args)
     advantages = torch.ones(5)
     mlmt_rl.policy_loss(logprobs, logprobs.detach(), advantages, turn["response_mask"], 0.2).sum().backward()
     reached = hidden.grad.abs().sum(-1) > 0  # (5, P+T)
@@ -150,13 +218,12 @@ def test_first_ratio_is_one():
     """What the rollout pass recorded and what the first update computes are the same: the loss is -mean(A T)."""
     model, args = random_model("llama"), make_args(micro_batch_size=2)
     turn = sample(model, args)
-    turn["logprobs"] = mlmt_rl.rollout_logprobs(model, turn, args)[0]
-    assert torch.allclose(
-        torch.exp(training_logprobs(model, turn, range(5), args) - turn["logprobs"]), torch.ones(5, 12)
-    )
+    old_logprobs = mlmt_rl.rollout_logprobs(model, turn, args)
+    assert torch.allclose(torch.exp(training_logprobs(model, turn, range(5), args) - old_logprobs), torch.ones(5, 12))
     advantages = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0])
-    loss, _ = mlmt_rl.accumulate_gradients(model, turn, torch.arange(5), advantages, 0.0, args)
-    assert loss == pytest.approx(-(advantages * turn["response_mask"].sum(1)).mean().item(), rel=1e-5)
+    for more in ({}, {"old_logprobs": old_logprobs}):  # one step a rollout, several
+        loss, _ = mlmt_rl.accumulate_gradients(model, turn | more, torch.arange(5), advantages, 0.0, args)
+        assert loss == pytest.approx(-(advantages * turn["response_mask"].sum(1)).mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("estimator", ["k1_reward", "k2_loss", "k3_loss"])
@@ -164,9 +231,7 @@ def test_micro_batch_size_is_a_memory_knob(estimator):
     """Gradients of policy, KL and value loss together are equal for micro-batches of 1, 2 and all."""
     model, reference, head = random_model("llama"), random_model("qwen2"), torch.nn.Linear(32, 1)
     turn = sample(model, make_args())
-    turn["logprobs"], turn["ref_logprobs"] = (
-        mlmt_rl.rollout_logprobs(m, turn, make_args())[0] for m in (model, reference)
-    )
+    turn["ref_logprobs"] = mlmt_rl.rollout_logprobs(reference, turn, make_args())
     advantages, rewards = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0]), torch.tensor([0.0, 1, 1, 0, 1])
     results = []
     for size in (5, 1, 2):
@@ -198,7 +263,6 @@ def test_the_whole_logits_never_exist(family, vocabulary, monkeypatch):
     monkeypatch.setattr(mlmt_rl, "LOGITS_CHUNK", 8)
     B, T = 4, 24
     turn = sample(model, make_args(max_new_tokens=T), PROMPTS[:B])
-    turn["logprobs"] = mlmt_rl.rollout_logprobs(model, turn, args)[0]
     assert turn["response_mask"].all()  # an end token among 10^5 is not expected
     saved, recorder = [], LargestTensor()
     keep = torch.autograd.graph.saved_tensors_hooks(
@@ -216,7 +280,6 @@ def test_gradient_checkpointing_changes_nothing_but_memory():
     """Same gradients with recomputed layers, also for a model with dropout in its config; sampling keeps its cache."""
     model = random_model("llama")
     turn = sample(model, make_args())
-    turn["logprobs"] = mlmt_rl.rollout_logprobs(model, turn, make_args())[0]
     batch, advantages = torch.arange(5), torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0])
     mlmt_rl.accumulate_gradients(model, turn, batch, advantages, 0.0, make_args())
     plain = gradients(model)
@@ -240,7 +303,7 @@ def test_dropout_is_off_and_odd_heads_are_refused(tmp_path):
     run = types.SimpleNamespace(args=args, device="cpu", dtype=torch.float32, resumed=None)
     loaded, _ = runs.load_lm(run, str(tmp_path / "gpt2"), "--policy-lm", "solver")
     turn = sample(loaded, args)
-    expected = mlmt_rl.rollout_logprobs(loaded, turn, args)[0]
+    expected = mlmt_rl.rollout_logprobs(loaded, turn, args)
     loaded.train()
     assert torch.allclose(training_logprobs(loaded, turn, range(5), args), expected, atol=1e-5)
     sizes = SIZES | {"vocab_size": 40, "head_dim": 16, "num_key_value_heads": 2, "final_logit_softcapping": 1.0}
@@ -276,7 +339,6 @@ def test_bf16_gradients_are_gathered_in_float32():
     """Micro-batches of a bf16 model add up in float32: the master's gradient is the exact sum of the bf16 parts."""
     model = random_model("llama", dtype=torch.bfloat16)
     turn = sample(model, make_args())
-    turn["logprobs"] = mlmt_rl.rollout_logprobs(model, turn, make_args())[0]
     masters = runs.Adam(model, lr=1.0, betas=(0.9, 0.999)).masters
     mlmt_rl.accumulate_gradients(model, turn, torch.arange(5), torch.ones(5), 0.0, make_args(micro_batch_size=1))
     together = [master.grad.clone() for master in masters]

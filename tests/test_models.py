@@ -114,6 +114,13 @@ def test_heads_that_scale_or_miss_the_mask_are_refused(tmp_path, dtype):
             loaded(folder, getattr(torch, dtype))
 
 
+def test_a_model_without_a_cache_of_keys_and_values_is_refused(tmp_path):
+    """Red if Mamba, whose state goes by another name, fails in the first rollout."""
+    folder = saved(tmp_path / "mamba", model_of("Mamba", state_size=8))
+    with pytest.raises(common.InputError, match="keeps no key-value cache"):
+        loaded(folder)
+
+
 # ---- handled -------------------------------------------------------------------------------------------------------
 
 

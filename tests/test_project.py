@@ -74,9 +74,9 @@ def test_shared_blocks_are_the_same_text():
 @pytest.mark.parametrize(
     ("old", "new", "name"),
     [
-        ('"temperature": args.temperature', '"temperature": 1.0', "generate"),
+        ("args.temperature, args.top_p", "1.0, args.top_p", "generate"),
         ("return -(torch.min", "return (torch.min", "policy_loss"),
-        ("# (B, T): no end of sequence before this token", "# (B, T)", "generate"),
+        ("# what has ended leaves the batch", "# it leaves the batch", "generate"),
         ("temperature: float", "temperature: int", "--temperature"),
         ("# sampling temperature;", "# the sampling temperature;", "--temperature"),
         ("(loss.sum() / len(rows)).backward()", "(loss.sum() / len(mb)).backward()", "accumulate_gradients"),

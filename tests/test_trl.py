@@ -48,10 +48,10 @@ def rollout() -> tuple:
     args = grpo.Args(max_new_tokens=30)
     turn = grpo.run_episodes((policy,), (tokenizer,), problems, args)["attempt"]
     rewards = torch.tensor(coins(turn["texts"], problems)).float() - 0.1 * (torch.arange(16) % 3 == 0)
-    turn["ref_logprobs"] = grpo.rollout_logprobs(reference, turn, args)[0]
+    turn["ref_logprobs"] = grpo.rollout_logprobs(reference, turn, args)
     # The rollout's log-probabilities are not the policy's: so the ratio is not 1, and some of it is clipped.
-    turn["logprobs"] = grpo.rollout_logprobs(policy, turn, args)[0]
-    turn["logprobs"] += 0.4 * torch.randn_like(turn["logprobs"]) * turn["response_mask"]
+    turn["old_logprobs"] = grpo.rollout_logprobs(policy, turn, args)
+    turn["old_logprobs"] += 0.4 * torch.randn_like(turn["old_logprobs"]) * turn["response_mask"]
     return policy, reference, tokenizer, turn, rewards
 
 
@@ -106,7 +106,7 @@ def test_loss_and_gradient_are_those_of_trl(rollout, tmp_path, name, beta):
     assert torch.allclose(batch["advantages"], A, atol=1e-5)
     assert torch.equal(batch["completion_mask"].bool(), turn["response_mask"][:, : batch["completion_mask"].shape[1]])
     T = batch["completion_ids"].shape[1]
-    batch["old_per_token_logps"] = turn["logprobs"][:, :T]
+    batch["old_per_token_logps"] = turn["old_logprobs"][:, :T]
     batch["ref_per_token_logps"] = turn["ref_logprobs"][:, :T]
     trl_loss = trainer._compute_loss(trainer.model, batch)
     trl_loss.backward()
