@@ -55,6 +55,8 @@ class Args:
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
     critic_lm: str | None = None  # the critic's encoder; by default roberta-base, for an embedded policy its own trunk
     chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
+    solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
+    system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     dataset: str = "functions"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
@@ -354,7 +356,7 @@ def main(args: Args) -> None:
     room = args.max_new_tokens
     runs.check_prompts(run, solver, solver_tokenizer, prompts, problems, room, "--policy-lm")
     train_prompts = [common.encode_prompt(solver_tokenizer, common.attempt_messages(p)) for p in train_problems]
-    states = [common.attempt_messages(p)[0]["content"] + "\n" for p in train_problems]  # what the critic reads of s
+    states = [common.attempt_messages(p)[-1]["content"] + "\n" for p in train_problems]  # what the critic reads of s
     buffer: dict[str, list] = {"problems": [], "responses": [], "rewards": []}  # D: rows of train_problems, texts, r
 
     solver_optimizer = runs.Adam(solver, lr=args.learning_rate, betas=args.adam_betas)

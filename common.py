@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from problems import InputError, Problem
 from problems.loading import load_problems, load_train_and_eval, say
 from problems.prompts import *  # noqa: F403, scripts find all of it here: SOLVE, attempt_messages, encode_prompt, ...
+from problems.prompts import instruct
 from running.command_line import check_args, command_line, parse, run
 from running.folder import best_checkpoint, is_checkpoint, last_checkpoint, read_rows, write_file, write_rows
 from verifiers.code_answers import extract_code, judge_code, verify_code
@@ -116,7 +117,7 @@ def load_problems_for(args) -> tuple[list[Problem], list[Problem]]:
     """The problems to train on and the held-out ones that the flags ask for. Raises InputError, SandboxError."""
     eval_dataset, limits = args.eval_dataset or args.dataset, (args.eval_size, args.min_level, args.tests_in_prompt)
     train, held_out = load_train_and_eval(args.dataset, args.split, eval_dataset, args.eval_split, *limits)
-    train, held_out = (solvable(problems, args.unsafe_code) for problems in (train, held_out))
+    train, held_out = (instruct(solvable(problems, args.unsafe_code), args) for problems in (train, held_out))
     if not train or not held_out:
         raise InputError(f"no reference solution of {args.dataset if not train else eval_dataset} passes its own tests")
     return train, held_out
@@ -144,6 +145,14 @@ def outcomes(rewards_1: list[float], rewards_2: list[float]) -> dict[str, float]
     first, second = np.array(rewards_1), np.array(rewards_2)
     parts = {"accuracy_1": first, "accuracy_2": second, "fixed": (1 - first) * second, "broken": first * (1 - second)}
     return {name: float(part.mean()) for name, part in parts.items()}
+
+
+def second_turn_metrics(episodes: dict) -> dict[str, float]:
+    """The eval/ metrics of two turns: their outcomes, delta = accuracy_2 - accuracy_1, repeated."""
+    metrics = outcomes(episodes["rewards_1"].tolist(), episodes["rewards_2"].tolist())
+    metrics["delta"] = metrics["accuracy_2"] - metrics["accuracy_1"]
+    metrics["repeated"] = repeated(episodes["attempt"]["texts"], episodes["refinement"]["texts"])
+    return {f"eval/{key}": value for key, value in metrics.items()}
 
 
 def repeated(attempts: list[str], refinements: list[str]) -> float:

@@ -40,6 +40,10 @@ class Args:
     feedback: str = "own"  # of turn 2: folder or hub name; own: the checkpoint's, if any; none: a fixed instruction
     use_smart_corrections: bool = True  # turn 2 reads the feedback; without it the fixed instruction alone
     chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
+    solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
+    feedback_prompt: str | None = None  # what asks for feedback, likewise; by default the texts of problems/prompts.py
+    refine_prompt: str | None = None  # what asks for the second attempt, likewise, with feedback or without
+    system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     prompt_template: str = "none"  # none, baseline, step_by_step, concise, or a .json file: a list of messages
     dataset: tuple[str, ...] = ("arithmetic",)  # names of the README's table of data, or files
     split: str = "test"  # split to evaluate on; a file has train, test (one question in ten, by its text) and all
@@ -232,6 +236,7 @@ def training_settings(args: Args) -> Args:
         reason = f"config.json or metrics.jsonl in {checkpoint.parent} cannot be read"
         raise common.InputError(f"--as-in-training: {reason}: {error}") from error
     same = ("dtype", "use_smart_corrections", "chat_template", "prompt_template", "tests_in_prompt", "temperature")
+    same += ("solve_prompt", "feedback_prompt", "refine_prompt", "system_prompt")
     same += ("top_p", "max_new_tokens", "max_feedback_tokens", "eval_seed", "generation_batch_size", "strict_answers")
     settings = {name: config[name] for name in (*same, "code_timeout") if name in config}
     settings |= {"dataset": (config["eval_dataset"] or config["dataset"],), "split": config["eval_split"]}
@@ -272,7 +277,7 @@ def main(args: Args) -> None:
     for dataset in args.dataset:
         flags = {"limit": args.limit, "tests_in_prompt": args.tests_in_prompt, "leave_out": True}
         problems = common.load_problems(dataset, args.split, **flags)
-        sets[dataset] = common.solvable(problems, args.unsafe_code)
+        sets[dataset] = common.instruct(common.solvable(problems, args.unsafe_code), args)
         common.load_template(args.prompt_template, sets[dataset])
         if args.feedback_quality and (len(sets[dataset]) < 2 or args.block_size < 2):
             raise common.InputError("--feedback-quality needs at least 2 problems of a set, and a --block-size of 2")

@@ -52,6 +52,8 @@ class Args:
     # ---- model and data
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
     chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
+    solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
+    system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     dataset: str = "arithmetic"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
@@ -313,7 +315,7 @@ def training_problems(args: Args) -> tuple[list[common.Problem], list[common.Pro
     if args.include_test_split:
         test = common.load_problems(args.dataset, "test", min_level=args.min_level)
         common.say(f"warning: {len(test)} problems of the test split are trained on; MATH-500 has 367 from level 3 up")
-        train_problems += test
+        train_problems += common.instruct(test, args)
     if any(problem.tests for problem in train_problems + eval_problems):
         raise common.InputError(f"--dataset {args.dataset}: a program has no answer that a teacher could be shown")
     if "{answer}" not in args.answer_template:

@@ -53,6 +53,10 @@ class Args:
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
     feedback_lm: str | None = None  # feedback model, of any family; by default another copy of policy_lm
     chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
+    solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
+    feedback_prompt: str | None = None  # what asks for feedback, likewise; by default the texts of problems/prompts.py
+    refine_prompt: str | None = None  # what asks for the second attempt, likewise, with feedback or without
+    system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     dataset: str = "arithmetic"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
@@ -357,10 +361,7 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
         torch.manual_seed(args.eval_seed)
         episodes = run_episodes(models, tokenizers, problems, args)
     runs.log_episodes(run, iteration, "eval", problems, episodes)
-    metrics = common.outcomes(episodes["rewards_1"].tolist(), episodes["rewards_2"].tolist())
-    metrics["delta"] = metrics["accuracy_2"] - metrics["accuracy_1"]
-    metrics["repeated"] = common.repeated(episodes["attempt"]["texts"], episodes["refinement"]["texts"])
-    return {f"eval/{key}": value for key, value in metrics.items()}
+    return common.second_turn_metrics(episodes)
 
 
 def main(args: Args) -> None:

@@ -58,6 +58,8 @@ class Args:
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
     backbone: str | None = None  # frozen model behind phi (the paper: gpt2-large); by default policy_lm
     chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
+    solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
+    system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     dataset: str = "arithmetic"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
     socratic_dataset: str | None = None  # the same questions with socratic solutions; by default {dataset}-socratic
@@ -281,6 +283,7 @@ def main(args: Args) -> None:
             f"--mixture needs {U} groups times --k {args.k} numbers, not {len(args.mixture)}, and no --simplex"
         )
     problems = common.load_problems(args.dataset, args.split, limit=args.num_prompts, seed=args.seed)
+    problems = common.instruct(problems, args)
     if any(problem.tests for problem in problems):
         raise common.InputError(f"--dataset {args.dataset} holds programs: the traits are those of a worked solution")
     solutions = solution_pairs(args) if "oracle" in stages else []

@@ -33,6 +33,8 @@ class Args:
     # ---- model and data
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
     chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
+    solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
+    system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     dataset: str = "arithmetic"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
     eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
@@ -130,7 +132,7 @@ def main(args: Args) -> None:
     problems, _ = common.load_train_and_eval(
         args.dataset, args.split, args.eval_dataset or args.dataset, args.eval_split, 1, None, args.tests_in_prompt
     )
-    problems = common.solvable(problems, args.unsafe_code)
+    problems = common.instruct(common.solvable(problems, args.unsafe_code), args)
     needed = args.search_size * (2 ** (len(names) - 1).bit_length() - 1)  # n, 2 n, 4 n ..., for ever fewer templates
     if needed > len(problems):
         raise common.InputError(f"--search-size {args.search_size}: {len(names)} templates need {needed} problems")

@@ -4,8 +4,8 @@
     PYTHONPATH=trl-packages python benchmarks/iteration.py
     PYTHONPATH=trl-packages python benchmarks/iteration.py --policy-lm HuggingFaceTB/SmolLM2-135M-Instruct --groups 2
 
-Both sample the groups, judge them, and make one step of AdamW or Adam, with the KL and without it. They take turns; each
-turn is a warm-up iteration and two that count. Prints medians of wall time and the ratio.
+Both sample the groups, judge them, and make one step of AdamW or Adam, with the KL and without it. They take turns of a
+warm-up iteration and two that count. Prints medians of wall time and the ratio.
 """
 
 import contextlib
@@ -60,7 +60,12 @@ def ours(policy_lm: str, beta: float, args: Args) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         flags = grpo.Args(policy_lm=policy_lm, kl_coef=beta, groups_per_batch=args.groups, iterations=3, eval_size=1)
         flags.run_dir, flags.max_new_tokens, flags.report = f"{folder}/run", args.max_new_tokens, False
-        flags.micro_batch_size, flags.eval_every, flags.save_every, flags.greedy_eval = args.micro_batch_size, 9, 9, False
+        flags.micro_batch_size, flags.eval_every, flags.save_every, flags.greedy_eval = (
+            args.micro_batch_size,
+            9,
+            9,
+            False,
+        )
         flags.device, flags.chat_template = "cpu", False
         ends = []
         original, runs.log = runs.log, lambda *inputs: ends.append(time.perf_counter()) or original(*inputs)

@@ -11,6 +11,16 @@ class InputError(ValueError):
 
 
 @dataclass(frozen=True)
+class Instructions:
+    """What a run's flags put in the place of the texts of prompts.py; None keeps those, "" goes without."""
+
+    solve: str | None = None
+    feedback: str | None = None
+    refine: str | None = None
+    system: str | None = None
+
+
+@dataclass(frozen=True)
 class Problem:
     question: str
     answer: str  # the gold final answer, as verify_math compares it
@@ -21,6 +31,7 @@ class Problem:
     level: int | None = None  # difficulty: MATH's 1 to 5, or the number of steps of an arithmetic problem
     subject: str = ""
     id: str = ""  # "<data set>/<split>/<row>", rows counted from 1
+    instructions: Instructions = Instructions()
 
     @property
     def statement(self) -> str:

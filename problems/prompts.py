@@ -7,10 +7,11 @@ has none.
 import json
 import re
 import sys
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from problems import InputError, Problem
+from problems import InputError, Instructions, Problem
 
 Messages = list[dict[str, str]]
 DATE = date(2024, 7, 26)  # the date in prompts of chat templates that state today's: a run must not depend on the day
@@ -52,12 +53,36 @@ PROMPT_TEMPLATES: dict[str, Messages] = {
 }
 
 
+def instruct(problems: list[Problem], args) -> list[Problem]:
+    """The problems with the texts of --solve-prompt, --feedback-prompt, --refine-prompt and --system-prompt, where a
+    script has them: each a text, or a .txt file that holds it. Raises InputError."""
+    texts = {"solve": args.solve_prompt, "system": args.system_prompt}
+    if hasattr(args, "refine_prompt"):
+        texts["refine"] = args.refine_prompt
+    if hasattr(args, "feedback_prompt"):
+        texts["feedback"] = args.feedback_prompt
+    for name, text in texts.items():
+        if text is not None and text.endswith(".txt"):
+            try:
+                texts[name] = Path(text).read_text(encoding="utf-8").rstrip("\n")
+            except (OSError, ValueError) as error:
+                raise InputError(f"--{name}-prompt {text} cannot be read: {error}") from error
+    return [replace(problem, instructions=Instructions(**texts)) for problem in problems]
+
+
 def load_template(name: str, problems: list[Problem]) -> Messages:
     """What stands before each problem: one of PROMPT_TEMPLATES, or the messages of a .json file. Raises InputError."""
+    own = problems[0].instructions if problems else Instructions()
     if name in PROMPT_TEMPLATES:
         if PROMPT_TEMPLATES[name] and any(problem.tests for problem in problems):
             raise InputError(f"--prompt-template {name} shows a mathematical solution: choose none or a file for code")
-        return PROMPT_TEMPLATES[name]
+        messages = PROMPT_TEMPLATES[name]
+        if own.solve is None:
+            return messages
+        return [
+            m | {"content": ask(m["content"].removesuffix(f"\n\n{SOLVE}"), own.solve)} if m["role"] == "user" else m
+            for m in messages
+        ]
     names = ", ".join(PROMPT_TEMPLATES)
     if not name.endswith(".json"):
         raise InputError(f"unknown --prompt-template {name}: choose {names}, or a .json file with a list of messages")
@@ -76,13 +101,31 @@ def load_template(name: str, problems: list[Problem]) -> Messages:
         ):
             parts = "role (system, user or assistant) and content (a text)"
             raise InputError(f"--prompt-template {name}, message {number}: it must have {parts} and nothing else")
+    if own.system and any(message["role"] == "system" for message in messages):
+        raise InputError(f"--prompt-template {name} has a system message of its own: leave out --system-prompt")
     return messages
+
+
+def ask(text: str, instruction: str) -> str:
+    """A text and what is asked about it."""
+    return f"{text}\n\n{instruction}" if instruction else text
+
+
+def instruction(problem: Problem, turn: str, maths: str, code: str) -> str:
+    """What a turn is asked for: by a flag's text, or by the one for this kind of problem."""
+    own = getattr(problem.instructions, turn)
+    return own if own is not None else code if problem.tests else maths
+
+
+def system_messages(problem: Problem) -> Messages:
+    system = problem.instructions.system
+    return [{"role": "system", "content": system}] if system else []
 
 
 def attempt_messages(problem: Problem, template: Messages = ()) -> Messages:
     """Turn 1, x: the prompt of the first attempt z, after the messages of a template."""
-    solve = SOLVE_CODE if problem.tests else SOLVE
-    return [*template, {"role": "user", "content": f"{problem.statement}\n\n{solve}"}]
+    content = ask(problem.statement, instruction(problem, "solve", SOLVE, SOLVE_CODE))
+    return [*system_messages(problem), *template, {"role": "user", "content": content}]
 
 
 def answered_messages(problem: Problem, answer_template: str, template: Messages = ()) -> Messages:
@@ -93,17 +136,18 @@ def answered_messages(problem: Problem, answer_template: str, template: Messages
 
 def feedback_messages(problem: Problem, attempt: str) -> Messages:
     """(x, z): the prompt of the feedback g. The statement comes first, so that a prefix of it holds x alone."""
-    check = CHECK_CODE if problem.tests else CHECK
-    return [{"role": "user", "content": f"{problem.statement}\n\n{STUDENT}{attempt}\n\n{check}"}]
+    check = instruction(problem, "feedback", CHECK, CHECK_CODE)
+    content = ask(f"{problem.statement}\n\n{STUDENT}{attempt}", check)
+    return [*system_messages(problem), {"role": "user", "content": content}]
 
 
 def refine_messages(problem: Problem, attempt: str, feedback: str, template: Messages = ()) -> Messages:
     """Turn 2, (x, z, g): the prompt of the refinement y."""
-    refine = REFINE_CODE if problem.tests else REFINE
+    refine = instruction(problem, "refine", REFINE, REFINE_CODE)
     return [
         *attempt_messages(problem, template),
         {"role": "assistant", "content": attempt},
-        {"role": "user", "content": f"{FEEDBACK}{feedback}\n\n{refine}"},
+        {"role": "user", "content": ask(f"{FEEDBACK}{feedback}", refine)},
     ]
 
 
@@ -112,7 +156,7 @@ def self_correct_messages(problem: Problem, attempt: str, template: Messages = (
     return [
         *attempt_messages(problem, template),
         {"role": "assistant", "content": attempt},
-        {"role": "user", "content": SELF_CORRECT_CODE if problem.tests else SELF_CORRECT},
+        {"role": "user", "content": instruction(problem, "refine", SELF_CORRECT, SELF_CORRECT_CODE)},
     ]
 
 

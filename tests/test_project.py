@@ -8,6 +8,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tyro
 
@@ -165,7 +166,10 @@ def test_figures_needs_numpy_and_common_alone():
 def test_every_flag_is_read_documented_and_in_the_readme(path):
     """A flag says what it is, something reads it, and docs/flags.md states its default."""
     module, source = load(path), path.read_text(encoding="utf-8")
-    shared = "".join(path.read_text(encoding="utf-8") for path in (*SHARED, *(ROOT / "running").glob("*.py")))
+    shared = "".join(
+        path.read_text(encoding="utf-8")
+        for path in (*SHARED, *(ROOT / "running").glob("*.py"), *(ROOT / "problems").glob("*.py"))
+    )
     flags = class_source(source)
     for field in dataclasses.fields(module.Args):
         assert re.search(rf"^    {field.name}: .+(  # .+|\n    \"\"\".+\"\"\")$", flags, re.MULTILINE), field.name
@@ -194,6 +198,9 @@ def test_readme_explains_every_metric():
         figures = re.findall(r'metrics(?: = \{|\[)"(\w+)"', definitions(source).get("evaluate", ""))
         written |= {f"eval/{name}" for name in figures}
     written |= {f"{phase}/{name}" for phase in ("rollout", "eval") for name in common.outcomes([1.0], [1.0])}
+    turn, rewards = {"texts": ["z"]}, np.array([1.0])
+    episodes = {"attempt": turn, "refinement": turn, "rewards_1": rewards, "rewards_2": rewards}
+    written |= common.second_turn_metrics(episodes).keys()
     groups = list(load(ROOT / "sharedrep_reward.py").GROUPS)
     names = (*groups, "worst_group", "concise", "socratic", *common.win_rates([], {}, groups, 0))
     written |= {f"eval/{name}" for name in names}
