@@ -398,7 +398,7 @@ def main(args: Args) -> None:
             kl = (turn["logprobs"] - turn["ref_logprobs"]).sum(1)
         if len(rewards) and args.update_epochs * args.num_minibatches > 1:  # otherwise they are the new ones
             turn["old_logprobs"] = rollout_logprobs(solver, turn, args)  # (B, T)
-        A = credit(args, rewards, kl)  # (B,)
+        A = credit(args, rewards, kl) if len(rewards) else rewards  # (B,)
 
         # ---- UPDATE
         losses = defaultdict(list)  # of each optimiser step
