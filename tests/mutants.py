@@ -133,7 +133,7 @@ MUTANTS = [
         "args.learning_rate * lr_scale, args.learning_rate * lr_scale",
     ),
     ("mlmt_rl.py", "lr=args.value_lr", "lr=args.guidance_lr"),
-    ("mlmt_rl.py", "min(1.0, iteration / max", "min(1.0, (iteration + 1) / max"),
+    ("common.py", "return max(0, iteration) / max", "return max(0, iteration + 1) / max"),
     (
         "mlmt_rl.py",
         "solver_optimizer.step(args.max_grad_norm, losses)",
@@ -182,7 +182,6 @@ MUTANTS = [
     ("score.py", "share * A_1, share * kl_coef_1", "share * A_1, share * args.kl_coef"),
     ("score.py", "iteration <= args.stage1_iterations", "iteration < args.stage1_iterations"),
     ("score.py", "offline = 0 if stage1 else round", "offline = round"),
-    ("score.py", "min(1.0, iteration / max", "min(1.0, (iteration + 1) / max"),
     ("score.py", "+ args.gamma * shaped)", "+ args.gamma * rewards_2)"),
     ("grpo.py", "torch.clamp(ratio, 1 - args.clip_low,", "torch.clamp(ratio, 1 / (1 + args.clip_low),"),
     ("grpo.py", "1 + args.clip_high)", "1 + args.clip_low)"),
@@ -202,7 +201,7 @@ MUTANTS = [
     ),
     ("archer.py", "polyak_step(target, critic, args.tau)", "polyak_step(target, critic, 0.1)"),
     ("archer.py", "iteration > args.warmup_iterations else", "iteration >= args.warmup_iterations else"),
-    ("archer.py", "(iteration - args.warmup_iterations, args", "(iteration, args"),
+    ("archer.py", "iteration - args.warmup_iterations, args", "iteration, args"),
     ("common.py", "(1 - math.cos(math.pi * done)) / 2", "done"),
     ("archer.py", "range(args.actor_epochs if", "range(1 if"),
     # ---- which baseline
