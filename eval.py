@@ -59,7 +59,7 @@ class Args:
     max_feedback_tokens: int = 512  # longest feedback, in tokens
     eval_seed: int = 0  # seeds the sampling
     block_size: int = 200  # most episodes sampled, judged and written together; a cut loses one block
-    generation_batch_size: int = 0  # most responses sampled at once, which decides what is drawn; 0: as memory allows
+    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as it allows
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
@@ -86,9 +86,10 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     B, T = len(prompts), max_new_tokens
     response_ids, response_mask = torch.zeros(2, B, T, dtype=torch.long, device=model.device)  # (B, T)
     logprobs, entropies = torch.zeros(2, B, T, device=model.device)  # (B, T)
-    truncated = torch.tensor(cut, device=model.device)  # (B,)
+    truncated = torch.zeros(B, dtype=torch.long, device=model.device)  # (B,)
+    uniforms = torch.rand(B, T, dtype=torch.float64, device=model.device)  # so that no batch decides what is drawn
     by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
-    for rows in by_length.split(runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
+    for rows in runs.batches(by_length, runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
         P = int(prompt_mask[rows].sum(1).max())
         ids_and_mask = torch.cat([prompt_ids[rows, -P:], prompt_mask[rows, -P:]], 1)  # (b, 2 P)
         unique, places = ids_and_mask.unique(dim=0, return_inverse=True)  # a prompt is read once for all its responses
@@ -98,7 +99,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
             inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids}
             output = model.base_model(**inputs, past_key_values=cache, use_cache=True)
             logits, cache = model.get_output_embeddings()(output.last_hidden_state[:, -1]), output.past_key_values
-            sampled = runs.sample(logits[places], args.temperature, args.top_p)  # 3 x (b,)
+            sampled = runs.sample(logits[places], uniforms[rows, t], args.temperature, args.top_p)  # 3 x (b,)
             response_ids[rows, t], logprobs[rows, t], entropies[rows, t] = sampled
             response_mask[rows, t] = 1
             going = ~torch.isin(sampled[0], end_ids)  # (b,)
@@ -110,12 +111,14 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
                 cache.reorder_cache(places)
             ids, position_ids = response_ids[rows, t, None], position_ids[:, -1:] + 1  # (b, 1)
             mask, places = torch.nn.functional.pad(mask, (0, 1), value=1), torch.arange(len(rows), device=model.device)
-        truncated[rows] = True  # those that are left
+        truncated[rows] = 1  # those that are left
+    runs.total(response_ids, response_mask, logprobs, entropies, truncated)
     responses = [ids[mask == 1].tolist() for ids, mask in zip(response_ids, response_mask)]
     turn = {"prompts": prompts, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "response_ids": response_ids}
     turn |= {"response_mask": response_mask.bool(), "logprobs": logprobs, "entropies": entropies}
     turn["prefix_length"] = torch.tensor([length for _, length in prompts], device=model.device)  # (B,)
-    return turn | {"truncated": truncated, "texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
+    turn["truncated"] = truncated.bool() | torch.tensor(cut, device=model.device)  # (B,)
+    return turn | {"texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
 
 
 def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args) -> dict:
@@ -257,7 +260,9 @@ def check_models(solver: str, feedback: str | None, problems: list[common.Proble
     for flag, name, prompts, room in checks:
         try:
             source = runs.model_source(weights(name))
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(
+                runs.model_source(runs.base_model(source) or source), trust_remote_code=False
+            )
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except Exception as error:  # a missing folder, no network: each library raises its own types
             raise runs.not_loaded(flag, name, error) from error

@@ -53,6 +53,8 @@ class Args:
     solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
+    lora_rank: int = 0  # train adapters of this rank on all linear layers (LoRA, needs peft); 0: train all weights
+    lora_alpha: int = 32  # what an adapter adds is multiplied by lora_alpha / lora_rank
     dataset: str = "arithmetic"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
     eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
@@ -67,7 +69,7 @@ class Args:
     max_new_tokens: int = 40  # longest response of the solver, in tokens
     temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 0  # most responses sampled at once, which decides what is drawn; 0: as memory allows
+    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as it allows
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
@@ -125,9 +127,10 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     B, T = len(prompts), max_new_tokens
     response_ids, response_mask = torch.zeros(2, B, T, dtype=torch.long, device=model.device)  # (B, T)
     logprobs, entropies = torch.zeros(2, B, T, device=model.device)  # (B, T)
-    truncated = torch.tensor(cut, device=model.device)  # (B,)
+    truncated = torch.zeros(B, dtype=torch.long, device=model.device)  # (B,)
+    uniforms = torch.rand(B, T, dtype=torch.float64, device=model.device)  # so that no batch decides what is drawn
     by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
-    for rows in by_length.split(runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
+    for rows in runs.batches(by_length, runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
         P = int(prompt_mask[rows].sum(1).max())
         ids_and_mask = torch.cat([prompt_ids[rows, -P:], prompt_mask[rows, -P:]], 1)  # (b, 2 P)
         unique, places = ids_and_mask.unique(dim=0, return_inverse=True)  # a prompt is read once for all its responses
@@ -137,7 +140,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
             inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids}
             output = model.base_model(**inputs, past_key_values=cache, use_cache=True)
             logits, cache = model.get_output_embeddings()(output.last_hidden_state[:, -1]), output.past_key_values
-            sampled = runs.sample(logits[places], args.temperature, args.top_p)  # 3 x (b,)
+            sampled = runs.sample(logits[places], uniforms[rows, t], args.temperature, args.top_p)  # 3 x (b,)
             response_ids[rows, t], logprobs[rows, t], entropies[rows, t] = sampled
             response_mask[rows, t] = 1
             going = ~torch.isin(sampled[0], end_ids)  # (b,)
@@ -149,12 +152,14 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
                 cache.reorder_cache(places)
             ids, position_ids = response_ids[rows, t, None], position_ids[:, -1:] + 1  # (b, 1)
             mask, places = torch.nn.functional.pad(mask, (0, 1), value=1), torch.arange(len(rows), device=model.device)
-        truncated[rows] = True  # those that are left
+        truncated[rows] = 1  # those that are left
+    runs.total(response_ids, response_mask, logprobs, entropies, truncated)
     responses = [ids[mask == 1].tolist() for ids, mask in zip(response_ids, response_mask)]
     turn = {"prompts": prompts, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "response_ids": response_ids}
     turn |= {"response_mask": response_mask.bool(), "logprobs": logprobs, "entropies": entropies}
     turn["prefix_length"] = torch.tensor([length for _, length in prompts], device=model.device)  # (B,)
-    return turn | {"truncated": truncated, "texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
+    turn["truncated"] = truncated.bool() | torch.tensor(cut, device=model.device)  # (B,)
+    return turn | {"texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
 
 
 def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args) -> dict:
@@ -162,7 +167,7 @@ def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args)
     template = common.load_template(args.prompt_template, problems)
     prompts = [common.encode_prompt(tokenizers[0], common.attempt_messages(p, template)) for p in problems]
     turn_1 = generate(models[0], tokenizers[0], prompts, args.max_new_tokens, args)
-    rewards, verdict_log = common.verify_turns([turn_1["texts"]], problems, args)
+    rewards, verdict_log = runs.from_first(common.verify_turns, [turn_1["texts"]], problems, args)
     well_formed = [common.well_formed(text, problem) for text, problem in zip(turn_1["texts"], problems)]
     verdicts, well_formed = torch.tensor([rewards[0], well_formed], device=models[0].device)  # 2 x (B,)
     episodes = {"attempt": turn_1, "rewards_1": verdicts, "verdict_log": verdict_log}
@@ -186,13 +191,11 @@ def select(turns: list[dict], rows: list[torch.Tensor]) -> dict:
 
 
 def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
-    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, C)."""
-    P, T = (int(turn[mask][rows].sum(1).max()) for mask in ("prompt_mask", "response_mask"))
-    ids = torch.cat([turn["prompt_ids"][rows][:, -P:], turn["response_ids"][rows][:, :T]], 1)  # (b, P+T)
-    mask = torch.cat([turn["prompt_mask"][rows][:, -P:], turn["response_mask"][rows][:, :T].long()], 1)  # (b, P+T)
-    position_ids = (mask.cumsum(1) - 1).clamp(min=0)  # positions count real tokens, not the padding on the left
-    output = model.base_model(input_ids=ids, attention_mask=mask, position_ids=position_ids, use_cache=False)
-    return output.last_hidden_state
+    """The backbone's final states over these rows, each a prompt and its response, padded on the right: (b, L, C).
+
+    A state has seen nothing behind its token, so padding there needs no mask, and attention takes its fastest form.
+    """
+    return model.base_model(input_ids=runs.right_padded(turn, rows), use_cache=False).last_hidden_state
 
 
 def token_logprobs(model, hidden, turn, rows, args) -> torch.Tensor:
@@ -201,11 +204,11 @@ def token_logprobs(model, hidden, turn, rows, args) -> torch.Tensor:
     Logits are made for response tokens only, a chunk at a time, and again in the backward pass: (b, T, W) in float32
     never exists at once.
     """
-    T_all = turn["response_mask"].shape[1]
-    mask = turn["response_mask"][rows]  # (b, T_all)
-    T = int(mask.sum(1).max())
+    mask = turn["response_mask"][rows]  # (b, T)
     targets = turn["response_ids"][rows][mask]  # (M,)
-    states = hidden[:, -T - 1 : -1][mask[:, :T]]  # (M, C): the state before a token predicts it
+    start = turn["prompt_mask"][rows].sum(1, keepdim=True)  # (b, 1), where the response begins
+    t = torch.arange(hidden.shape[1], device=hidden.device) - start + 1  # (b, L): a state predicts the token behind it
+    states = hidden[(t >= 0) & (t < mask.sum(1, keepdim=True))]  # (M, C)
 
     def chunk(states, targets):  # (m, C), (m,) -> (m,)
         log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (m, W)
@@ -215,15 +218,16 @@ def token_logprobs(model, hidden, turn, rows, args) -> torch.Tensor:
         checkpoint(chunk, *piece, use_reentrant=False, preserve_rng_state=False)  # nothing random is made again
         for piece in zip(states.split(LOGITS_CHUNK), targets.split(LOGITS_CHUNK))
     ]
-    return torch.zeros(len(rows), T_all, device=hidden.device).masked_scatter(mask, torch.cat(parts))
+    return torch.zeros(mask.shape, device=hidden.device).masked_scatter(mask, torch.cat(parts))
 
 
 @torch.no_grad()
 def rollout_logprobs(model, turn: dict, args: Args) -> torch.Tensor:
     """Log-probabilities of all responses of a turn, without gradient: (B, T)."""
-    batches = runs.micro_batches(turn, torch.arange(len(turn["response_ids"]), device=model.device), args)
-    parts = [token_logprobs(model, hidden_states(model, turn, rows), turn, rows, args) for rows in batches]
-    return torch.cat(parts)[torch.cat(batches).argsort()]
+    logprobs = torch.zeros(turn["response_mask"].shape, device=model.device)  # (B, T)
+    for rows in runs.micro_batches(turn, torch.arange(len(logprobs), device=model.device), args):
+        logprobs[rows] = token_logprobs(model, hidden_states(model, turn, rows), turn, rows, args)
+    return runs.total(logprobs)
 
 
 # ---- the method ----------------------------------------------------------------------------------------------------
@@ -314,7 +318,7 @@ def accumulate_gradients(model, turn, rows, advantages, kl_coef, args) -> float:
     weights[rows] = loss_weights(turn["response_mask"][rows], args.loss_reduction, args.max_new_tokens)
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
     for mb in runs.micro_batches(turn, rows, args):
-        hidden = hidden_states(model, turn, mb)  # (b, P+T, C)
+        hidden = hidden_states(model, turn, mb)  # (b, L, C)
         new_logprobs = token_logprobs(model, hidden, turn, mb, args)
         logprobs = turn["old_logprobs"][mb] if "old_logprobs" in turn else new_logprobs.detach()
         loss = policy_loss(new_logprobs, logprobs, advantages[mb], turn["response_mask"][mb], args)
@@ -322,7 +326,7 @@ def accumulate_gradients(model, turn, rows, advantages, kl_coef, args) -> float:
         if kl_coef and args.kl_estimator != "k1_reward":
             loss = loss + kl_coef * kl_penalty(new_logprobs, turn["ref_logprobs"][mb], args.kl_estimator)
         (weights[mb] * loss).sum().backward()
-    return total_loss
+    return runs.total(total_loss)
 
 
 # ---- evaluation and main loop --------------------------------------------------------------------------------------
@@ -336,18 +340,18 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
     with torch.random.fork_rng():
         torch.manual_seed(args.eval_seed)
         episodes = run_episodes(models, tokenizers, problems, args)
+        metrics = {"accuracy_1": float(np.mean(episodes["rewards_1"].tolist()))}
+        if args.greedy_eval:
+            greedy = run_episodes(models, tokenizers, problems, replace(args, temperature=0.0))
+            metrics["greedy_accuracy_1"] = float(np.mean(greedy["rewards_1"].tolist()))
     runs.log_episodes(run, iteration, "eval", problems, episodes)
-    metrics = {"accuracy_1": float(np.mean(episodes["rewards_1"].tolist()))}
-    if args.greedy_eval:
-        greedy = run_episodes(models, tokenizers, problems, replace(args, temperature=0.0))
-        metrics["greedy_accuracy_1"] = float(np.mean(greedy["rewards_1"].tolist()))
     return {f"eval/{key}": value for key, value in metrics.items()}
 
 
 def main(args: Args) -> None:
     run = runs.find(args, __file__)
     rollout_size = args.groups_per_batch * args.group_size  # responses of one round of sampling
-    train_problems, eval_problems = common.load_problems_for(args)
+    train_problems, eval_problems = runs.from_first(common.load_problems_for, args)
     policy_lm = args.policy_lm or runs.embedded_model(train_problems)
     solver, solver_tokenizer = runs.load_lm(run, policy_lm, "--policy-lm", "solver")
     # The KL reference is the initial policy.

@@ -55,6 +55,8 @@ class Args:
     solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
+    lora_rank: int = 0  # train adapters of this rank on all linear layers (LoRA, needs peft); 0: train all weights
+    lora_alpha: int = 32  # what an adapter adds is multiplied by lora_alpha / lora_rank
     dataset: str = "arithmetic"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
     eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
@@ -72,7 +74,7 @@ class Args:
     max_new_tokens: int = 40  # longest response of the solver, in tokens
     temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 0  # most responses sampled at once, which decides what is drawn; 0: as memory allows
+    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as it allows
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
@@ -126,9 +128,10 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     B, T = len(prompts), max_new_tokens
     response_ids, response_mask = torch.zeros(2, B, T, dtype=torch.long, device=model.device)  # (B, T)
     logprobs, entropies = torch.zeros(2, B, T, device=model.device)  # (B, T)
-    truncated = torch.tensor(cut, device=model.device)  # (B,)
+    truncated = torch.zeros(B, dtype=torch.long, device=model.device)  # (B,)
+    uniforms = torch.rand(B, T, dtype=torch.float64, device=model.device)  # so that no batch decides what is drawn
     by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
-    for rows in by_length.split(runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
+    for rows in runs.batches(by_length, runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
         P = int(prompt_mask[rows].sum(1).max())
         ids_and_mask = torch.cat([prompt_ids[rows, -P:], prompt_mask[rows, -P:]], 1)  # (b, 2 P)
         unique, places = ids_and_mask.unique(dim=0, return_inverse=True)  # a prompt is read once for all its responses
@@ -138,7 +141,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
             inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids}
             output = model.base_model(**inputs, past_key_values=cache, use_cache=True)
             logits, cache = model.get_output_embeddings()(output.last_hidden_state[:, -1]), output.past_key_values
-            sampled = runs.sample(logits[places], args.temperature, args.top_p)  # 3 x (b,)
+            sampled = runs.sample(logits[places], uniforms[rows, t], args.temperature, args.top_p)  # 3 x (b,)
             response_ids[rows, t], logprobs[rows, t], entropies[rows, t] = sampled
             response_mask[rows, t] = 1
             going = ~torch.isin(sampled[0], end_ids)  # (b,)
@@ -150,19 +153,21 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
                 cache.reorder_cache(places)
             ids, position_ids = response_ids[rows, t, None], position_ids[:, -1:] + 1  # (b, 1)
             mask, places = torch.nn.functional.pad(mask, (0, 1), value=1), torch.arange(len(rows), device=model.device)
-        truncated[rows] = True  # those that are left
+        truncated[rows] = 1  # those that are left
+    runs.total(response_ids, response_mask, logprobs, entropies, truncated)
     responses = [ids[mask == 1].tolist() for ids, mask in zip(response_ids, response_mask)]
     turn = {"prompts": prompts, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "response_ids": response_ids}
     turn |= {"response_mask": response_mask.bool(), "logprobs": logprobs, "entropies": entropies}
     turn["prefix_length"] = torch.tensor([length for _, length in prompts], device=model.device)  # (B,)
-    return turn | {"truncated": truncated, "texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
+    turn["truncated"] = truncated.bool() | torch.tensor(cut, device=model.device)  # (B,)
+    return turn | {"texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
 
 
 def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args, answered: bool = False) -> dict:
     """A response to each problem and its verdict, (B,); answered: the prompt shows the answer."""  # differs: one turn
     prompts = [common.encode_prompt(tokenizers[0], messages) for messages in solve_messages(problems, args, answered)]
     turn_1 = generate(models[0], tokenizers[0], prompts, args.max_new_tokens, args)
-    rewards, verdict_log = common.verify_turns([turn_1["texts"]], problems, args)
+    rewards, verdict_log = runs.from_first(common.verify_turns, [turn_1["texts"]], problems, args)
     return {"attempt": turn_1, "rewards_1": torch.tensor(rewards[0], device=models[0].device)} | verdict_log
 
 
@@ -180,9 +185,7 @@ def teacher_turn(turn: dict, model, tokenizer, problems: list[common.Problem], a
     """The same responses, token for token, behind prompts that show the answer."""
     prompts = [common.encode_prompt(tokenizer, messages) for messages in solve_messages(problems, args, answered=True)]
     prompts, _ = common.fit_prompts(prompts, model.config, args.max_new_tokens)
-    P = max(len(ids) for ids, _ in prompts)
-    prompt_ids = torch.tensor([[0] * (P - len(ids)) + ids for ids, _ in prompts], device=model.device)  # (B, P)
-    prompt_mask = torch.tensor([[0] * (P - len(ids)) + [1] * len(ids) for ids, _ in prompts], device=model.device)
+    prompt_ids, prompt_mask = runs.pad_left([ids for ids, _ in prompts], model.device)  # (B, P)
     return turn | {"prompt_ids": prompt_ids, "prompt_mask": prompt_mask}
 
 
@@ -190,13 +193,11 @@ def teacher_turn(turn: dict, model, tokenizer, problems: list[common.Problem], a
 
 
 def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
-    """The backbone's final states over prompt and response of these rows, common padding trimmed: (b, P+T, C)."""
-    P, T = (int(turn[mask][rows].sum(1).max()) for mask in ("prompt_mask", "response_mask"))
-    ids = torch.cat([turn["prompt_ids"][rows][:, -P:], turn["response_ids"][rows][:, :T]], 1)  # (b, P+T)
-    mask = torch.cat([turn["prompt_mask"][rows][:, -P:], turn["response_mask"][rows][:, :T].long()], 1)  # (b, P+T)
-    position_ids = (mask.cumsum(1) - 1).clamp(min=0)  # positions count real tokens, not the padding on the left
-    output = model.base_model(input_ids=ids, attention_mask=mask, position_ids=position_ids, use_cache=False)
-    return output.last_hidden_state
+    """The backbone's final states over these rows, each a prompt and its response, padded on the right: (b, L, C).
+
+    A state has seen nothing behind its token, so padding there needs no mask, and attention takes its fastest form.
+    """
+    return model.base_model(input_ids=runs.right_padded(turn, rows), use_cache=False).last_hidden_state
 
 
 # ---- the method ----------------------------------------------------------------------------------------------------
@@ -232,18 +233,25 @@ def position_losses(
 
 
 # new in InTRO
-def token_losses(model, hidden_q, hidden_p, turn, rows, args) -> tuple[torch.Tensor, torch.Tensor]:
+def states_before(hidden: torch.Tensor, turn: dict, rows: torch.Tensor) -> torch.Tensor:
+    """The state before each response token, which predicts it: (M, C)."""
+    start = turn["prompt_mask"][rows].sum(1, keepdim=True)  # (b, 1), where the response begins
+    t = torch.arange(hidden.shape[1], device=hidden.device) - start + 1  # (b, L): a state predicts the token behind it
+    return hidden[(t >= 0) & (t < turn["response_mask"][rows].sum(1, keepdim=True))]
+
+
+# new in InTRO
+def token_losses(model, hidden_q, hidden_p, turn, answered, rows, args) -> tuple[torch.Tensor, torch.Tensor]:
     """position_losses of all response tokens, zero elsewhere: (b, T); and the sums over the tokens of what is logged.
 
-    hidden_q, hidden_p: the states (b, P+T, C) behind the student's and the teacher's prompt. Logits of both are made a
-    chunk at a time, and again in the backward pass: (b, T, W) in float32 never exists at once.
+    hidden_q, hidden_p: the states (b, L, C) behind the student's prompt, of turn, and the teacher's, of answered.
+    Logits of both are made a chunk at a time, and again in the backward pass: (b, T, W) in float32 never exists at
+    once.
     Logged: w, its clipped share, KL(p || q), the entropies of q and p, tokens: (6,).
     """
-    T_all = turn["response_mask"].shape[1]
-    mask = turn["response_mask"][rows]  # (b, T_all)
-    T = int(mask.sum(1).max())
+    mask = turn["response_mask"][rows]  # (b, T)
     own = turn["response_ids"][rows][mask]  # (M,)
-    states = [hidden[:, -T - 1 : -1][mask[:, :T]] for hidden in (hidden_q, hidden_p)]  # 2 x (M, C): before each token
+    states = [states_before(*pair, rows) for pair in ((hidden_q, turn), (hidden_p, answered))]  # 2 x (M, C)
 
     def chunk(states_q, states_p, own):  # (m, C), (m, C), (m,) -> (m,), (m, 6)
         log_q, log_p = (
@@ -261,7 +269,7 @@ def token_losses(model, hidden_q, hidden_p, turn, rows, args) -> tuple[torch.Ten
         for piece in zip(*(part.split(LOGITS_CHUNK) for part in (*states, own)))
     ]
     losses, logged = (torch.cat(part) for part in zip(*parts))  # (M,), (M, 6)
-    zeros = torch.zeros(len(rows), T_all, device=losses.device)
+    zeros = torch.zeros(mask.shape, device=losses.device)
     return zeros.masked_scatter(mask, losses), logged.sum(0)
 
 
@@ -270,7 +278,7 @@ def accumulate_gradients(model, turn, answered, rows, args) -> tuple[float, torc
 
     The weights of the rationales follow from the whole of `rows`, so micro_batch_size is a memory knob only.
     """  # differs: a teacher of the same weights
-    total_loss, logged = 0.0, 0.0
+    total_loss, logged = 0.0, torch.zeros(6, device=model.device)
     lengths = turn["response_mask"].sum(1)  # (B,)
     weights = (
         1 / (len(rows) * lengths) if args.loss_norm == "sequence" else 1 / lengths[rows].sum().expand(len(lengths))
@@ -278,13 +286,13 @@ def accumulate_gradients(model, turn, answered, rows, args) -> tuple[float, torc
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
     for mb in runs.micro_batches(answered, rows, args):
         with torch.set_grad_enabled(not args.stop_weight_gradients):
-            hidden_p = hidden_states(model, answered, mb)  # (b, P+T, C)
-        hidden_q = hidden_states(model, turn, mb)  # (b, P+T, C)
-        losses, sums = token_losses(model, hidden_q, hidden_p, turn, mb, args)
+            hidden_p = hidden_states(model, answered, mb)  # (b, L, C)
+        hidden_q = hidden_states(model, turn, mb)  # (b, L, C)
+        losses, sums = token_losses(model, hidden_q, hidden_p, turn, answered, mb, args)
         loss = (weights[mb] * losses.sum(1)).sum()
         total_loss, logged = total_loss + loss.item(), logged + sums
         loss.backward()
-    return total_loss, logged
+    return runs.total(total_loss, logged)
 
 
 # ---- evaluation and main loop --------------------------------------------------------------------------------------
@@ -299,12 +307,12 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
         torch.manual_seed(args.eval_seed)
         episodes = run_episodes(models, tokenizers, problems, args)
         shown = run_episodes(models, tokenizers, problems, args, answered=True)
+        metrics = {"accuracy_1": float(np.mean(episodes["rewards_1"].tolist()))}
+        metrics["accuracy_answered"] = float(np.mean(shown["rewards_1"].tolist()))
+        if args.greedy_eval:
+            greedy = run_episodes(models, tokenizers, problems, replace(args, temperature=0.0))
+            metrics["greedy_accuracy_1"] = float(np.mean(greedy["rewards_1"].tolist()))
     runs.log_episodes(run, iteration, "eval", problems, episodes)
-    metrics = {"accuracy_1": float(np.mean(episodes["rewards_1"].tolist()))}
-    metrics["accuracy_answered"] = float(np.mean(shown["rewards_1"].tolist()))
-    if args.greedy_eval:
-        greedy = run_episodes(models, tokenizers, problems, replace(args, temperature=0.0))
-        metrics["greedy_accuracy_1"] = float(np.mean(greedy["rewards_1"].tolist()))
     return {f"eval/{key}": value for key, value in metrics.items()}
 
 
@@ -325,7 +333,7 @@ def training_problems(args: Args) -> tuple[list[common.Problem], list[common.Pro
 
 def main(args: Args) -> None:
     run = runs.find(args, __file__)
-    train_problems, eval_problems = training_problems(args)
+    train_problems, eval_problems = runs.from_first(training_problems, args)
     if args.prepare:
         rows = [{"problem": p.question, "solution": p.solution, "answer": p.answer} for p in train_problems]
         if Path(args.prepare).exists():

@@ -28,9 +28,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import common
-from running import folder
-from running.folder import find_folder, fingerprint, open_folder, release  # noqa: F401, scripts find them here
+from running import folder, ranks
+from running.folder import find_folder, fingerprint, open_folder, release, stopped  # noqa: F401, scripts find them here
 from running.models import *  # noqa: F403, load_lm, save_tensors, ...
+from running.optimizer import Adam
+from running.ranks import batches, from_all, from_first, total, world_size  # noqa: F401
 
 import numpy as np
 import torch
@@ -38,63 +40,6 @@ import transformers
 from tqdm import tqdm
 
 SAVED_EPISODES = 200  # of each evaluation, and of the rollout before it, at most
-
-
-class Adam:
-    """Adam over float32 tensors: the weights of a module, or masters of those that are bfloat16.
-
-    A bfloat16 weight does not move at a learning rate near 1e-6: the update is below half a bf16 ulp. The masters also
-    gather the gradients of the micro-batches in float32.
-    """
-
-    run, name = None, "a module"  # whose it is: `begin` tells
-
-    def __init__(self, module, lr: float, betas: tuple[float, float]):
-        self.weights, self.masters = list(module.parameters()), []
-        for weight in self.weights:
-            master = weight
-            if weight.dtype != torch.float32:
-                master = torch.nn.Parameter(weight.detach().float())
-
-                def move_gradient(weight, master=master):
-                    gradient = weight.grad.float()
-                    master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-                    weight.grad = None
-
-                weight.register_post_accumulate_grad_hook(move_gradient)
-            self.masters.append(master)
-        fused = self.masters[0].is_cuda  # there the other form takes 4 bytes a parameter more
-        self.lr, self.adam = lr, torch.optim.Adam(self.masters, lr=lr, betas=betas, fused=fused)
-
-    def step(self, max_norm: float, measured: dict[str, list[float]] | None = None) -> float:
-        """Clips, steps at self.lr, updates the weights, clears the gradients. Returns the norm before clipping.
-
-        Raises InputError instead of a step where the gradient, or the last of a list in `measured`, is not finite.
-        """
-        for name, values in (measured or {}).items():
-            if values and not math.isfinite(values[-1]):
-                raise stopped(self.run, f"{name} is {values[-1]}, so no step of {self.name} was made")
-        self.adam.param_groups[0]["lr"] = self.lr
-        norm = torch.nn.utils.clip_grad_norm_(self.masters, max_norm).item()
-        if not math.isfinite(norm):
-            raise stopped(self.run, f"the norm of the gradient of {self.name} is {norm}, so no step was made")
-        self.adam.step()
-        with torch.no_grad():
-            for weight, master in zip(self.weights, self.masters):
-                if weight is not master:
-                    weight.copy_(master)
-        self.adam.zero_grad()
-        return norm
-
-    def state_dict(self) -> dict:
-        masters = [m.data for w, m in zip(self.weights, self.masters) if w is not m]  # float32 weights are the model's
-        return {"adam": self.adam.state_dict(), "masters": masters}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.adam.load_state_dict(state["adam"])
-        masters = [m for w, m in zip(self.weights, self.masters) if w is not m]
-        for master, saved in zip(masters, state["masters"], strict=True):
-            master.data.copy_(saved)
 
 
 # ---- a run: its start ----------------------------------------------------------------------------------------------
@@ -106,7 +51,7 @@ def find(args, script: str) -> types.SimpleNamespace:
     Seeds python, numpy and torch. Reads only: nothing is written until `begin`. Raises InputError.
     """
     common.check_args(args)
-    run = place(args, script)
+    run = place(args, script, several=True)
     if args.track:
         try:
             import wandb
@@ -114,15 +59,25 @@ def find(args, script: str) -> types.SimpleNamespace:
             raise common.InputError("--track needs Weights & Biases: pip install wandb") from error
         if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
             raise common.InputError("--track: log in first (wandb login), or set WANDB_MODE=offline")
-    find_folder(run, f"runs/{Path(args.dataset).stem}__{args.exp_name}__{args.seed}")
+
+    def found() -> tuple:
+        find_folder(run, f"runs/{Path(args.dataset).stem}__{args.exp_name}__{args.seed}")
+        return run.folder, run.resumed, run.config
+
+    run.folder, run.resumed, run.config = from_first(found)
     random.seed(args.seed)
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
     return run
 
 
-def place(args, script: str) -> types.SimpleNamespace:
-    """Where models go: device and dtype, and both in words; with them the flags and the script. Raises InputError."""
+def place(args, script: str, several: bool = False) -> types.SimpleNamespace:
+    """Where models go: device and dtype, and both in words; with them the flags and the script. Raises InputError.
+
+    several: whether it may be one of several processes of a run.
+    """
+    if not several and world_size() > 1:
+        raise common.InputError(f"{Path(script).name} runs in one process: start it with python, not with torchrun")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise common.InputError("--device cuda: torch finds no GPU here")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
@@ -134,8 +89,10 @@ def place(args, script: str) -> types.SimpleNamespace:
         torch.set_float32_matmul_precision("high")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    run = types.SimpleNamespace(args=args, script=Path(script), device=device, dtype=getattr(torch, dtype))
+    run = types.SimpleNamespace(args=args, script=Path(script), device=ranks.join(device), dtype=getattr(torch, dtype))
     run.placed, run.resumed, run.prompts = f"device {device}, weights in {dtype}", None, []
+    if world_size() > 1:
+        run.placed = f"{world_size()} processes, {run.placed}"
     return run
 
 
@@ -150,7 +107,7 @@ def begin(run, state: dict, train_problems: list[common.Problem], eval_problems:
     state: what a checkpoint holds beside the models: things with state_dict, or dicts, each restored in place.
     From here on the first Ctrl-C or SIGTERM lets the iteration end. Raises InputError, SandboxError.
     """
-    sandbox = common.sandbox_for(train_problems + eval_problems, run.args.unsafe_code)
+    args, sandbox = run.args, common.sandbox_for(train_problems + eval_problems, run.args.unsafe_code)
     run.iteration, run.start_time = 0, time.time()
     for name, part in state.items():
         if isinstance(part, Adam):
@@ -161,11 +118,11 @@ def begin(run, state: dict, train_problems: list[common.Problem], eval_problems:
         for name, part in state.items():
             (part.update if isinstance(part, dict) else part.load_state_dict)(trainer["state"][name])
         torch.set_rng_state(trainer["rng"])
-        if run.device == "cuda":
+        if run.device != "cpu":
             torch.cuda.set_rng_state(trainer["cuda_rng"])
     sizes = expected_sizes(run, state)
     wandb_id = run.config.get("wandb_id") or uuid.uuid4().hex[:12]
-    if run.args.track:
+    if run.args.track and ranks.rank() == 0:
         import wandb
 
         name = {"project": run.args.wandb_project, "name": run.folder.name, "id": wandb_id, "resume": "allow"}
@@ -177,7 +134,12 @@ def begin(run, state: dict, train_problems: list[common.Problem], eval_problems:
     n = len(train_problems)
     prompts = {"training": fingerprint([texts[:n] for texts in run.prompts], train_problems)}
     prompts["evaluation"] = fingerprint([texts[n:] for texts in run.prompts], eval_problems)
-    open_folder(run, run.iteration if run.resumed else -1, prompts, wandb_id=wandb_id)
+
+    def opened() -> tuple:
+        open_folder(run, run.iteration if run.resumed else -1, prompts, wandb_id=wandb_id)
+        return run.folder, args.run_dir
+
+    run.folder, args.run_dir = from_first(opened)
     lines = [f"run folder {run.folder}: {n} problems to train on, {len(eval_problems)} held out"]
     print("\n".join(textwrap.fill(line, 80) for line in [*lines, f"{run.placed}{sandbox}", sizes]))
     run.stop = stop = types.SimpleNamespace(signal=None, handlers={})
@@ -215,8 +177,8 @@ def expected_sizes(run, state: dict) -> str:
     kept = run.args.keep_checkpoints + 1 if run.args.keep_checkpoints else run.args.iterations // run.args.save_every
     if one > free:
         raise common.InputError(f"a checkpoint takes {one / 1e9:.2f} GB, but {existing} has {free / 1e9:.2f} GB free")
-    total = f"{(kept * models + trainer) / 1e9:.2f} GB for all that are kept"
-    checkpoints = f"a checkpoint takes {one / 1e9:.2f} GB, {total}, of {free / 1e9:.0f} GB free"
+    all_kept = f"{(kept * models + trainer) / 1e9:.2f} GB for all that are kept"
+    checkpoints = f"a checkpoint takes {one / 1e9:.2f} GB, {all_kept}, of {free / 1e9:.0f} GB free"
     return f"memory without activations {memory / 1e9:.2f} GB; {checkpoints}"
 
 
@@ -241,9 +203,9 @@ def log(run, row: dict) -> None:
     for name, value in row.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise stopped(run, f"{name} is {value}")
-    common.write_rows(run.folder / "metrics.jsonl", [row])
+    from_first(common.write_rows, run.folder / "metrics.jsonl", [row])
     run.iteration = row["iteration"]
-    if run.args.track:
+    if run.args.track and ranks.rank() == 0:
         import wandb
 
         wandb.log(row, step=row["iteration"])
@@ -253,23 +215,18 @@ def log(run, row: dict) -> None:
         tqdm.write(textwrap.fill(line, 80, subsequent_indent=" " * 22))
 
 
-def stopped(run, reason: str) -> common.InputError:
-    """What to raise where numbers have gone bad: nothing that came from them is kept."""
-    if run is None:  # an optimiser by itself
-        return common.InputError(reason)
-    last = folder.last_checkpoint(run.folder)
-    return common.InputError(f"iteration {run.iteration + 1}: {reason}; the last good checkpoint: {last or 'none yet'}")
-
-
 def log_episodes(run, iteration: int, phase: str, problems: list[common.Problem], episodes: dict) -> None:
     """Appends the first SAVED_EPISODES episodes to episodes.jsonl."""
     rows = common.episode_rows(iteration, phase, problems, episodes, SAVED_EPISODES)
-    common.write_rows(run.folder / "episodes.jsonl", rows)
+    from_first(common.write_rows, run.folder / "episodes.jsonl", rows)
 
 
 def checkpoint(run, iteration: int, models: dict, state: dict) -> None:
     """Saves every --save-every iterations, after the last one, and where a signal asked the run to stop, which it then
     does: raises KeyboardInterrupt."""
+    if world_size() > 1:  # all stop where one is asked to
+        signals = from_all(run.stop.signal)
+        run.stop.signal = next(filter(None, signals), None)
     if run.stop.signal or iteration == run.args.iterations or iteration % run.args.save_every == 0:
         save(run, iteration, models, state)
     if run.stop.signal and iteration < run.args.iterations:
@@ -277,6 +234,16 @@ def checkpoint(run, iteration: int, models: dict, state: dict) -> None:
 
 
 def save(run, iteration: int, models: dict, state: dict) -> None:
+    """Writes checkpoint-{iteration}/, in the first process: see write_checkpoint. Raises InputError."""
+    parts = {name: part if isinstance(part, dict) else part.state_dict() for name, part in state.items()}
+    trainer = {"iteration": iteration, "seconds": time.time() - run.start_time}
+    trainer |= {"state": parts, "rng": torch.get_rng_state()}
+    if run.device != "cpu":
+        trainer["cuda_rng"] = torch.cuda.get_rng_state()
+    from_first(write_checkpoint, run, iteration, models, trainer)
+
+
+def write_checkpoint(run, iteration: int, models: dict, trainer: dict) -> None:
     """Writes checkpoint-{iteration}/: a save_pretrained folder for each (model, tokenizer), and trainer.pt.
 
     Written under a temporary name, forced to the disk, then renamed: a kill leaves the last whole one. A row goes to
@@ -285,11 +252,6 @@ def save(run, iteration: int, models: dict, state: dict) -> None:
     """
     final = run.folder / f"checkpoint-{iteration:06d}"
     temporary = final.with_name(final.name + ".tmp")
-    parts = {name: part if isinstance(part, dict) else part.state_dict() for name, part in state.items()}
-    trainer = {"iteration": iteration, "seconds": time.time() - run.start_time}
-    trainer |= {"state": parts, "rng": torch.get_rng_state()}
-    if run.device == "cuda":
-        trainer["cuda_rng"] = torch.cuda.get_rng_state()
     try:
         for name, (model, tokenizer) in models.items():
             model.save_pretrained(temporary / name)
@@ -320,6 +282,9 @@ def save(run, iteration: int, models: dict, state: dict) -> None:
 def finish(run) -> None:
     """Says where everything is and how to go on; with --report has report.py draw the run."""
     restore_handlers(run.stop)
+    ranks.leave()
+    if ranks.rank():
+        return
     changes = {"if_run_exists": "resume", "iterations": 2 * run.args.iterations}
     newest, best = folder.last_checkpoint(run.folder), common.best_checkpoint(run.folder)
     print(f"done: the newest checkpoint is {newest.name}, the best in training {best.name}, both in {run.folder}")

@@ -39,6 +39,7 @@ GROUPS = {  # weights of a response's traits in what a group wants: correct, con
     "minority": (0.2, 0.0, 0.8),
     "majority": (0.2, 0.8, 0.0),
 }
+CHUNK = 100  # responses that are sampled, or scored, and written together: a cut loses no more
 STAGES = ("oracle", "generate", "score", "pairs", "train")
 # Flags that no file made before the pairs depends on: a folder serves several of their values.
 LATER_FLAGS = ("stage", "proportion", "method", "k", "simplex", "mixture", "squash", "calibrate_heads", "reward_lr")
@@ -70,7 +71,7 @@ class Args:
     max_new_tokens: int = 64  # longest response of the solver, in tokens
     temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 50  # most responses sampled at once, which decides what is drawn; 0: as memory allows
+    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as it allows
     stop_strings: tuple[str, ...] = ()  # texts that end a response (a base model's next question)
 
     # ---- algorithm
@@ -111,9 +112,10 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     B, T = len(prompts), max_new_tokens
     response_ids, response_mask = torch.zeros(2, B, T, dtype=torch.long, device=model.device)  # (B, T)
     logprobs, entropies = torch.zeros(2, B, T, device=model.device)  # (B, T)
-    truncated = torch.tensor(cut, device=model.device)  # (B,)
+    truncated = torch.zeros(B, dtype=torch.long, device=model.device)  # (B,)
+    uniforms = torch.rand(B, T, dtype=torch.float64, device=model.device)  # so that no batch decides what is drawn
     by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
-    for rows in by_length.split(runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
+    for rows in runs.batches(by_length, runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
         P = int(prompt_mask[rows].sum(1).max())
         ids_and_mask = torch.cat([prompt_ids[rows, -P:], prompt_mask[rows, -P:]], 1)  # (b, 2 P)
         unique, places = ids_and_mask.unique(dim=0, return_inverse=True)  # a prompt is read once for all its responses
@@ -123,7 +125,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
             inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids}
             output = model.base_model(**inputs, past_key_values=cache, use_cache=True)
             logits, cache = model.get_output_embeddings()(output.last_hidden_state[:, -1]), output.past_key_values
-            sampled = runs.sample(logits[places], args.temperature, args.top_p)  # 3 x (b,)
+            sampled = runs.sample(logits[places], uniforms[rows, t], args.temperature, args.top_p)  # 3 x (b,)
             response_ids[rows, t], logprobs[rows, t], entropies[rows, t] = sampled
             response_mask[rows, t] = 1
             going = ~torch.isin(sampled[0], end_ids)  # (b,)
@@ -135,12 +137,14 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
                 cache.reorder_cache(places)
             ids, position_ids = response_ids[rows, t, None], position_ids[:, -1:] + 1  # (b, 1)
             mask, places = torch.nn.functional.pad(mask, (0, 1), value=1), torch.arange(len(rows), device=model.device)
-        truncated[rows] = True  # those that are left
+        truncated[rows] = 1  # those that are left
+    runs.total(response_ids, response_mask, logprobs, entropies, truncated)
     responses = [ids[mask == 1].tolist() for ids, mask in zip(response_ids, response_mask)]
     turn = {"prompts": prompts, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "response_ids": response_ids}
     turn |= {"response_mask": response_mask.bool(), "logprobs": logprobs, "entropies": entropies}
     turn["prefix_length"] = torch.tensor([length for _, length in prompts], device=model.device)  # (B,)
-    return turn | {"truncated": truncated, "texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
+    turn["truncated"] = truncated.bool() | torch.tensor(cut, device=model.device)  # (B,)
+    return turn | {"texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
 
 
 # ---- traits --------------------------------------------------------------------------------------------------------
@@ -296,10 +300,10 @@ def main(args: Args) -> None:
     runs.open_folder(run, None, {"training": runs.fingerprint(run.prompts, problems)})
     print(f"run folder {run.folder}: {len(problems)} questions; {run.placed}")
     asked = [problem for problem in problems for _ in range(2)]  # of each response
-    n, size = len(asked), 2 * (args.generation_batch_size or 50)  # responses in all, and of a chunk
+    n = len(asked)  # responses in all
 
     def phi(questions: list[str], texts: list[str]) -> torch.Tensor:  # (n, d)
-        return runs.features(*backbone, questions, texts, args.pooling, size // 2)
+        return runs.features(*backbone, questions, texts, args.pooling, CHUNK // 2)
 
     # ---- ORACLE
     path = run.folder / "oracle.safetensors"
@@ -325,7 +329,7 @@ def main(args: Args) -> None:
             rows = zip(asked[start:end], turn["texts"], turn["truncated"].tolist())
             return [{"id": p.id, "question": p.statement, "response": y, "truncated": cut} for p, y, cut in rows]
 
-        in_chunks(run.folder / "responses.jsonl", n, size, sample, "generate")
+        in_chunks(run.folder / "responses.jsonl", n, CHUNK, sample, "generate")
 
     # ---- SCORE
     if "score" in stages:
@@ -339,7 +343,7 @@ def main(args: Args) -> None:
             scores = [dict(zip(("correct", "words", "logit"), values)) for values in zip(*columns)]
             return [row | values for row, values in zip(responses[start:end], scores)]
 
-        rows = in_chunks(run.folder / "scores.jsonl", n, size, score, "score")
+        rows = in_chunks(run.folder / "scores.jsonl", n, CHUNK, score, "score")
         columns = {name: np.array([row[name] for row in rows]) for name in ("words", "logit")}
         reference = {name: [column.mean(), column.std() + 1e-6] for name, column in columns.items()}
         common.write_file(run.folder / "reference.json", json.dumps(reference | {"groups": GROUPS}, indent=1) + "\n")

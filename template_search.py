@@ -45,7 +45,7 @@ class Args:
     max_new_tokens: int = 40  # longest response of the solver, in tokens
     temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 0  # most responses sampled at once, which decides what is drawn; 0: as memory allows
+    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as it allows
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
     unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
@@ -65,9 +65,10 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     B, T = len(prompts), max_new_tokens
     response_ids, response_mask = torch.zeros(2, B, T, dtype=torch.long, device=model.device)  # (B, T)
     logprobs, entropies = torch.zeros(2, B, T, device=model.device)  # (B, T)
-    truncated = torch.tensor(cut, device=model.device)  # (B,)
+    truncated = torch.zeros(B, dtype=torch.long, device=model.device)  # (B,)
+    uniforms = torch.rand(B, T, dtype=torch.float64, device=model.device)  # so that no batch decides what is drawn
     by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
-    for rows in by_length.split(runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
+    for rows in runs.batches(by_length, runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
         P = int(prompt_mask[rows].sum(1).max())
         ids_and_mask = torch.cat([prompt_ids[rows, -P:], prompt_mask[rows, -P:]], 1)  # (b, 2 P)
         unique, places = ids_and_mask.unique(dim=0, return_inverse=True)  # a prompt is read once for all its responses
@@ -77,7 +78,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
             inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids}
             output = model.base_model(**inputs, past_key_values=cache, use_cache=True)
             logits, cache = model.get_output_embeddings()(output.last_hidden_state[:, -1]), output.past_key_values
-            sampled = runs.sample(logits[places], args.temperature, args.top_p)  # 3 x (b,)
+            sampled = runs.sample(logits[places], uniforms[rows, t], args.temperature, args.top_p)  # 3 x (b,)
             response_ids[rows, t], logprobs[rows, t], entropies[rows, t] = sampled
             response_mask[rows, t] = 1
             going = ~torch.isin(sampled[0], end_ids)  # (b,)
@@ -89,12 +90,14 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
                 cache.reorder_cache(places)
             ids, position_ids = response_ids[rows, t, None], position_ids[:, -1:] + 1  # (b, 1)
             mask, places = torch.nn.functional.pad(mask, (0, 1), value=1), torch.arange(len(rows), device=model.device)
-        truncated[rows] = True  # those that are left
+        truncated[rows] = 1  # those that are left
+    runs.total(response_ids, response_mask, logprobs, entropies, truncated)
     responses = [ids[mask == 1].tolist() for ids, mask in zip(response_ids, response_mask)]
     turn = {"prompts": prompts, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "response_ids": response_ids}
     turn |= {"response_mask": response_mask.bool(), "logprobs": logprobs, "entropies": entropies}
     turn["prefix_length"] = torch.tensor([length for _, length in prompts], device=model.device)  # (B,)
-    return turn | {"truncated": truncated, "texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
+    turn["truncated"] = truncated.bool() | torch.tensor(cut, device=model.device)  # (B,)
+    return turn | {"texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
 
 
 def accuracy(model, tokenizer, problems: list[common.Problem], messages: list, args: Args) -> float:

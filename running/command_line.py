@@ -79,7 +79,7 @@ def command_line(args, script: str | Path, **changes) -> str:
 
 
 MAY_BE_ZERO = ("seed", "eval_seed", "stage1_iterations", "lr_warmup_iterations", "keep_checkpoints", "feedback_every")
-MAY_BE_ZERO += ("candidate_top_k", "generation_batch_size", "tokens_per_micro_batch")
+MAY_BE_ZERO += ("candidate_top_k", "lora_rank", "generation_batch_size", "tokens_per_micro_batch")
 MAY_BE_ZERO += ("tests_in_prompt", "warmup_iterations", "dynamic_sampling", "overlong_buffer")
 
 

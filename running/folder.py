@@ -105,6 +105,14 @@ def best_checkpoint(run_dir: Path) -> Path | None:
     return run_dir / best["folder"] if best else None
 
 
+def stopped(run, reason: str) -> InputError:
+    """What to raise where numbers have gone bad: nothing that came from them is kept."""
+    if run is None:  # an optimiser by itself
+        return InputError(reason)
+    last = last_checkpoint(run.folder)
+    return InputError(f"iteration {run.iteration + 1}: {reason}; the last good checkpoint: {last or 'none yet'}")
+
+
 # ---- whose it is ---------------------------------------------------------------------------------------------------
 
 

@@ -1,11 +1,16 @@
 """Loads language models, refuses those that the scripts would train wrongly, and what else they do with any model."""
 
+import copy
+import importlib.util
+import json
+import os
 import re
 import tempfile
 from pathlib import Path
 
 from problems import InputError, Problem
 from problems.prompts import context_length
+from running import ranks
 from running.folder import sync
 
 import torch
@@ -13,7 +18,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 EMBEDDED_MODELS = ("tiny", "tiny/functions", "tiny/answered", "tiny/styled")  # see tiny/pretrain.py
-__all__ = ["EMBEDDED_MODELS", "cut_at_stops", "embedded_model", "end_ids", "features", "generation_batch_size"]
+__all__ = [
+    "EMBEDDED_MODELS",
+    "base_model",
+    "cut_at_stops",
+    "embedded_model",
+    "end_ids",
+    "features",
+    "generation_batch_size",
+]
 __all__ += [
     "load_lm",
     "load_tensors",
@@ -21,11 +34,13 @@ __all__ += [
     "model_source",
     "not_loaded",
     "pad_left",
+    "right_padded",
     "sample",
     "save_tensors",
 ]
 THINKING = ("<think>", "</think>")
 ROOT = Path(__file__).parents[1]
+PEFT = "0.21.2"  # the version that was tried
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of logits that are computed in two ways, beside the largest
 
 
@@ -50,35 +65,98 @@ def load_lm(run, name: str, flag: str, trained_as: str | None = None):
     """A causal language model and its tokenizer, from a folder or the hub. Raises InputError.
 
     trained_as: the model's folder in a checkpoint, from which it is loaded where the run goes on; None: it is frozen.
+    With --lora-rank a trained model is an adapter on the frozen one, whose weights all models of that name share.
     """
-    if run.resumed and trained_as:
-        name, flag = str(run.resumed / trained_as), "the checkpoint"
-    source = model_source(name)
-    if (Path(source) / "adapter_config.json").is_file():
-        raise InputError(
-            f"{flag} {name} holds an adapter (LoRA), not a whole model: merge it into its base model first"
-        )
+    rank, source = getattr(run.args, "lora_rank", 0), model_source(name)
+    saved = run.resumed / trained_as if run.resumed and trained_as else None
+    sizes = vars(run).setdefault("sizes", {"models": 0, "saved": 0})  # bytes of all models, of those in checkpoints
+    shared = vars(run).setdefault("shared", {})  # frozen models by name, with --lora-rank
+    if source in shared:
+        model, tokenizer = shared[source]
+    else:
+        found = (str(saved), "the checkpoint") if saved and not rank else (name, flag)
+        model, tokenizer = load_whole(run, *found, merged=hasattr(run.args, "lora_rank"))
+        sizes["models"] += size_of(model.parameters())
+    if rank:
+        shared[source] = model, tokenizer
+        model = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    if trained_as is None:
+        return model, tokenizer
+    if rank:
+        add_adapter(model, name, saved, rank, run.args.lora_alpha)
+        sizes["models"] += size_of(weight for weight in model.parameters() if weight.requires_grad)
+    else:
+        model.requires_grad_(True)
+    sizes["saved"] += size_of(weight for weight in model.parameters() if weight.requires_grad)
+    if run.args.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    return model, tokenizer
+
+
+def size_of(weights) -> int:
+    return sum(weight.nbytes for weight in weights)
+
+
+def add_adapter(model, name: str, saved: Path | None, rank: int, alpha: int) -> None:
+    """Puts an adapter on all linear layers, a new one or a checkpoint's: it is all that is trained."""
+    need_peft("--lora-rank")
+    from peft import LoraConfig
+
+    if saved:
+        model.load_adapter(str(saved), is_trainable=True)
+        return
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"))
+    found = name if (ROOT / name).is_dir() or not Path(name).is_dir() else str(Path(name).absolute())
+    model.peft_config["default"].base_model_name_or_path = found  # a checkpoint is read from any directory
+
+
+def need_peft(what: str) -> None:
+    if importlib.util.find_spec("peft") is None:
+        raise InputError(f"{what} needs peft: pip install peft=={PEFT}")
+
+
+def base_model(source: str) -> str | None:
+    """The name of the model that an adapter's folder is made for; None where it holds a whole model."""
+    path = Path(source) / "adapter_config.json"
     try:
+        return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.is_file() else None
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+
+
+def load_whole(run, name: str, flag: str, merged: bool = True):
+    """A frozen model and its tokenizer. Raises InputError.
+
+    An adapter comes with the model that it is made for, and is merged with it unless the figures of the very policy
+    that was trained are asked for: in bfloat16 the sum of both is rounded.
+    """
+    source = model_source(name)
+    base = base_model(source)
+    try:
+        if base is not None:
+            need_peft(f"{flag} {name}, an adapter,")
+            from peft import PeftModel
+
+            model, tokenizer = load_whole(run, base, f"{flag} {name} is an adapter of another model:")
+            if merged:
+                return PeftModel.from_pretrained(model, source).merge_and_unload().requires_grad_(False), tokenizer
+            model.load_adapter(source)
+            return model, tokenizer
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         switch_off_noise(config)
         loading = {"config": config, "dtype": run.dtype, "trust_remote_code": False}
         model = AutoModelForCausalLM.from_pretrained(source, **loading).to(run.device)
         tokenizer = keep_thoughts_apart(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
         flaw = unsupported(model, tokenizer)
+    except InputError:
+        raise
     except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
         raise not_loaded(flag, name, error) from error
     if flaw:
         raise InputError(f"{flag} {name} {flaw}")
     if not run.args.chat_template:
         tokenizer.chat_template = None
-    size = sum(weight.nbytes for weight in model.parameters())
-    sizes = vars(run).setdefault("sizes", {"models": 0, "saved": 0})  # bytes of all models, of those in checkpoints
-    sizes["models"], sizes["saved"] = sizes["models"] + size, sizes["saved"] + size * (trained_as is not None)
-    if trained_as is None:
-        model.requires_grad_(False)
-    elif run.args.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    return model, tokenizer
+    return model.requires_grad_(False), tokenizer
 
 
 def switch_off_noise(config) -> None:
@@ -208,11 +286,12 @@ def pad_left(prompts: list[list[int]], device) -> tuple[torch.Tensor, torch.Tens
     return ids, torch.tensor([[0] * (P - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
 
 
-def sample(logits: torch.Tensor, temperature: float, top_p: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def sample(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float) -> tuple[torch.Tensor, ...]:
     """Of each row of logits (b, W): a token, log pi of it, and the entropy of pi = softmax(logits / temperature): (b,).
 
     At temperature 0 the likeliest token, of softmax(logits). top_p < 1: of the likeliest tokens that make up so much of
     the probability; it leaves tokens out of the sampling, not out of pi.
+    uniforms: (b,), float64 in [0, 1). A token is the first up to which so much probability has come together.
     """
     log_pi = (logits.float() / (temperature or 1.0)).log_softmax(-1)  # (b, W)
     pi = log_pi.exp()
@@ -221,14 +300,18 @@ def sample(logits: torch.Tensor, temperature: float, top_p: float) -> tuple[torc
         ordered, order = pi.sort(-1, descending=True)
         ordered[ordered.cumsum(-1) - ordered >= top_p] = 0  # those before it make up top_p
         kept = torch.zeros_like(pi).scatter(-1, order, ordered)
-    tokens = torch.multinomial(kept, 1) if temperature else pi.argmax(-1, keepdim=True)  # (b, 1)
+    if temperature:
+        cumulated = kept.cumsum(-1, dtype=torch.float64)  # (b, W)
+        tokens = torch.searchsorted(cumulated, (1 - uniforms[:, None]) * cumulated[:, -1:])  # (b, 1)
+    else:
+        tokens = pi.argmax(-1, keepdim=True)  # (b, 1)
     return tokens[:, 0], log_pi.gather(-1, tokens)[:, 0], torch.special.entr(pi).sum(-1)
 
 
 def generation_batch_size(args, model, length: int) -> int:
     """--generation-batch-size; for 0 as many sequences of `length` tokens as half of the free memory holds.
 
-    Counted are keys, values and what sampling makes of the logits, about four float32 tensors.
+    Counted are keys, values and what sampling makes of the logits, about six float32 tensors.
     """
     if args.generation_batch_size:
         return args.generation_batch_size
@@ -236,7 +319,7 @@ def generation_batch_size(args, model, length: int) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cache = 2 * config.num_hidden_layers * heads * head_size * length * model.dtype.itemsize
-    return max(1, int(free_memory(model.device) / 2 / (cache + 16 * config.vocab_size)))
+    return max(1, int(free_memory(model.device) / 2 / (cache + 24 * config.vocab_size)))
 
 
 def free_memory(device) -> int:
@@ -244,22 +327,32 @@ def free_memory(device) -> int:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of this machine, each with its share
     try:
-        return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1])
+        return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) // processes
     except (OSError, TypeError):
         return 4 * 10**9
 
 
+def right_padded(padded: dict, rows: torch.Tensor) -> torch.Tensor:
+    """The token ids of these rows, prompt and response joined, with all padding behind them: (b, L)."""
+    ids = torch.cat([padded["prompt_ids"][rows], padded["response_ids"][rows]], 1)  # (b, P+T)
+    mask = torch.cat([padded["prompt_mask"][rows].bool(), padded["response_mask"][rows]], 1)  # (b, P+T)
+    lengths = mask.sum(1, keepdim=True)  # (b, 1)
+    filled = torch.arange(int(lengths.max()), device=ids.device) < lengths  # (b, L)
+    return torch.zeros_like(filled, dtype=torch.long).masked_scatter(filled, ids[mask])
+
+
 def micro_batches(padded: dict, rows: torch.Tensor, args) -> tuple[torch.Tensor, ...]:
-    """The rows in micro-batches, sorted by length to limit padding, of --micro-batch-size at most; fewer where they
-    would hold more than --tokens-per-micro-batch tokens, padding included."""
+    """This process's share of the rows in micro-batches, sorted by length to limit padding, of --micro-batch-size at
+    most; fewer where they would hold more than --tokens-per-micro-batch tokens, padding included."""
     lengths = padded["prompt_mask"][rows].sum(1) + padded["response_mask"][rows].sum(1)
-    rows = rows[lengths.argsort(stable=True)]
-    if not args.tokens_per_micro_batch:
-        return rows.split(args.micro_batch_size)
-    sizes = [0]
-    for length in lengths.sort().values.tolist():
-        most = min(args.micro_batch_size, max(1, args.tokens_per_micro_batch // length))
-        sizes += [0] * (sizes[-1] >= most)
+    share = lengths.argsort(stable=True)[ranks.rank() :: ranks.world_size()]
+    most, sizes = args.micro_batch_size, []
+    for length in lengths[share].tolist():
+        if args.tokens_per_micro_batch:
+            most = min(args.micro_batch_size, max(1, args.tokens_per_micro_batch // length))
+        if not sizes or sizes[-1] >= most:
+            sizes.append(0)
         sizes[-1] += 1
-    return rows.split(sizes)
+    return rows[share].split(sizes) if sizes else ()
