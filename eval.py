@@ -86,7 +86,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     B, T = len(prompts), max_new_tokens
     response_ids, response_mask = torch.zeros(2, B, T, dtype=torch.long, device=model.device)  # (B, T)
     logprobs, entropies = torch.zeros(2, B, T, device=model.device)  # (B, T)
-    truncated = torch.zeros(B, dtype=torch.long, device=model.device)  # (B,)
+    truncated = torch.tensor(cut, device=model.device).long()  # (B,)
     uniforms = torch.rand(B, T, dtype=torch.float64, device=model.device)  # so that no batch decides what is drawn
     by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
     for rows in runs.batches(by_length, runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
@@ -117,8 +117,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     turn = {"prompts": prompts, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "response_ids": response_ids}
     turn |= {"response_mask": response_mask.bool(), "logprobs": logprobs, "entropies": entropies}
     turn["prefix_length"] = torch.tensor([length for _, length in prompts], device=model.device)  # (B,)
-    turn["truncated"] = truncated.bool() | torch.tensor(cut, device=model.device)  # (B,)
-    return turn | {"texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
+    return turn | {"truncated": truncated > 0, "texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
 
 
 def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args) -> dict:

@@ -15,7 +15,7 @@ Run: python grpo.py. As in GRPO's paper a rollout gives one optimiser step, so t
 1. std is the sample's, plus 1e-4 (as in TRL), so that a nearly constant group does not divide by zero.
 2. R holds the format and the length, which the paper's verifier does not look at (--format-coef 0 leaves them out).
 
-B responses (b of a micro-batch), P prompt, T response tokens, M of a micro-batch, m of a chunk, C hidden, W vocabulary.
+B responses (b of a micro-batch); P prompt, T response tokens, L both, M of all b, m of a chunk; C hidden, W vocabulary.
 """
 
 import time
@@ -127,7 +127,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     B, T = len(prompts), max_new_tokens
     response_ids, response_mask = torch.zeros(2, B, T, dtype=torch.long, device=model.device)  # (B, T)
     logprobs, entropies = torch.zeros(2, B, T, device=model.device)  # (B, T)
-    truncated = torch.zeros(B, dtype=torch.long, device=model.device)  # (B,)
+    truncated = torch.tensor(cut, device=model.device).long()  # (B,)
     uniforms = torch.rand(B, T, dtype=torch.float64, device=model.device)  # so that no batch decides what is drawn
     by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
     for rows in runs.batches(by_length, runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
@@ -158,8 +158,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     turn = {"prompts": prompts, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "response_ids": response_ids}
     turn |= {"response_mask": response_mask.bool(), "logprobs": logprobs, "entropies": entropies}
     turn["prefix_length"] = torch.tensor([length for _, length in prompts], device=model.device)  # (B,)
-    turn["truncated"] = truncated.bool() | torch.tensor(cut, device=model.device)  # (B,)
-    return turn | {"texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
+    return turn | {"truncated": truncated > 0, "texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
 
 
 def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args) -> dict:
@@ -206,9 +205,8 @@ def token_logprobs(model, hidden, turn, rows, args) -> torch.Tensor:
     """
     mask = turn["response_mask"][rows]  # (b, T)
     targets = turn["response_ids"][rows][mask]  # (M,)
-    start = turn["prompt_mask"][rows].sum(1, keepdim=True)  # (b, 1), where the response begins
-    t = torch.arange(hidden.shape[1], device=hidden.device) - start + 1  # (b, L): a state predicts the token behind it
-    states = hidden[(t >= 0) & (t < mask.sum(1, keepdim=True))]  # (M, C)
+    t = torch.arange(1, hidden.shape[1] + 1, device=hidden.device) - turn["prompt_mask"][rows].sum(1, keepdim=True)
+    states = hidden[(t >= 0) & (t < mask.sum(1, keepdim=True))]  # (M, C): the state before a token predicts it
 
     def chunk(states, targets):  # (m, C), (m,) -> (m,)
         log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (m, W)
@@ -354,8 +352,7 @@ def main(args: Args) -> None:
     train_problems, eval_problems = runs.from_first(common.load_problems_for, args)
     policy_lm = args.policy_lm or runs.embedded_model(train_problems)
     solver, solver_tokenizer = runs.load_lm(run, policy_lm, "--policy-lm", "solver")
-    # The KL reference is the initial policy.
-    reference = runs.load_lm(run, policy_lm, "--policy-lm")[0] if args.kl_coef else None
+    reference = runs.load_lm(run, policy_lm, "--policy-lm")[0] if args.kl_coef else None  # the initial policy
     models, tokenizers = (solver, reference), (solver_tokenizer,)
     problems = train_problems + eval_problems
     template = common.load_template(args.prompt_template, problems)
@@ -373,8 +370,7 @@ def main(args: Args) -> None:
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
         iteration_time = time.time()
-        lr_scale = common.lr_scale(args, iteration, args.iterations)
-        solver_optimizer.lr = args.learning_rate * lr_scale
+        solver_optimizer.lr = args.learning_rate * common.lr_scale(args, iteration, args.iterations)
 
         # ---- ROLLOUT
         sampled, kept = [], []  # of each round: the episodes, the rows to train on
@@ -435,7 +431,7 @@ def main(args: Args) -> None:
             "charts/episodes": counters["rounds"] * rollout_size,
             "charts/verify_seconds": sum(e["verdict_log"]["charts/verify_seconds"] for e in sampled),
             "charts/tokens_per_second": lengths.sum().item() / (time.time() - iteration_time),
-            "charts/learning_rate": args.learning_rate * lr_scale,
+            "charts/learning_rate": solver_optimizer.lr,
         }
         progress.set_postfix_str(f"accuracy {verdicts.mean():.2f}, reward {shaped.mean():.2f}")
 

@@ -16,7 +16,7 @@ Paper: InTRO (https://arxiv.org/abs/2511.09865). Run: python intro.py. Departure
 3. p and q are those of the sampling temperature, as in the code; the paper names none.
 4. The learning rate changes once a rollout, not once a step.
 
-B responses (b of a micro-batch), P prompt, T response tokens, M of a micro-batch, m of a chunk, C hidden, W vocabulary.
+B responses (b of a micro-batch); P prompt, T response tokens, L both, M of all b, m of a chunk; C hidden, W vocabulary.
 """
 
 import json
@@ -128,7 +128,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     B, T = len(prompts), max_new_tokens
     response_ids, response_mask = torch.zeros(2, B, T, dtype=torch.long, device=model.device)  # (B, T)
     logprobs, entropies = torch.zeros(2, B, T, device=model.device)  # (B, T)
-    truncated = torch.zeros(B, dtype=torch.long, device=model.device)  # (B,)
+    truncated = torch.tensor(cut, device=model.device).long()  # (B,)
     uniforms = torch.rand(B, T, dtype=torch.float64, device=model.device)  # so that no batch decides what is drawn
     by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
     for rows in runs.batches(by_length, runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
@@ -159,8 +159,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     turn = {"prompts": prompts, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "response_ids": response_ids}
     turn |= {"response_mask": response_mask.bool(), "logprobs": logprobs, "entropies": entropies}
     turn["prefix_length"] = torch.tensor([length for _, length in prompts], device=model.device)  # (B,)
-    turn["truncated"] = truncated.bool() | torch.tensor(cut, device=model.device)  # (B,)
-    return turn | {"texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
+    return turn | {"truncated": truncated > 0, "texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
 
 
 def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args, answered: bool = False) -> dict:
@@ -204,20 +203,18 @@ def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
 
 
 # new in InTRO
-def position_losses(
-    log_q: torch.Tensor, log_p: torch.Tensor, own: torch.Tensor, args: Args
-) -> tuple[torch.Tensor, ...]:
+def position_losses(log_q, log_p, own, uniforms, args: Args) -> tuple[torch.Tensor, ...]:
     """-1/n sum_i w^i log q(a^i), eq. 7, or -sum_a p(a) log q(a) at each of m positions, and what is logged of w.
 
-    log_q, log_p: (m, W), float32; own: the rationale's tokens, (m,). Returns 3 x (m,): loss, mean w, its clipped share.
+    log_q, log_p: (m, W), float32; own: the rationale's tokens, (m,); uniforms: what the other candidates are drawn by,
+    (m, n-1). Returns 3 x (m,): loss, mean w, its clipped share.
     """
     if args.stop_weight_gradients:
         log_p = log_p.detach()
     with torch.no_grad():
         top = log_q.topk(args.candidate_top_k).values[:, -1:] if args.candidate_top_k else log_q.min()
         pool = log_q.exp() * (log_q >= top)  # (m, W)
-        draws = torch.multinomial(pool, max(1, args.n_candidates - 1), replacement=True)  # (m, n-1)
-        candidates = torch.cat([own[:, None], draws], 1)[:, : args.n_candidates]  # (m, n)
+        candidates = torch.cat([own[:, None], runs.draw(pool, uniforms)], 1)  # (m, n)
         weights = (log_p - log_q).gather(1, candidates).exp()  # (m, n)
         stats = weights.clamp(max=args.weight_clip).mean(1), (weights > args.weight_clip).float().mean(1)
     if args.estimator == "exact" and args.stop_weight_gradients:
@@ -235,13 +232,12 @@ def position_losses(
 # new in InTRO
 def states_before(hidden: torch.Tensor, turn: dict, rows: torch.Tensor) -> torch.Tensor:
     """The state before each response token, which predicts it: (M, C)."""
-    start = turn["prompt_mask"][rows].sum(1, keepdim=True)  # (b, 1), where the response begins
-    t = torch.arange(hidden.shape[1], device=hidden.device) - start + 1  # (b, L): a state predicts the token behind it
+    t = torch.arange(1, hidden.shape[1] + 1, device=hidden.device) - turn["prompt_mask"][rows].sum(1, keepdim=True)
     return hidden[(t >= 0) & (t < turn["response_mask"][rows].sum(1, keepdim=True))]
 
 
 # new in InTRO
-def token_losses(model, hidden_q, hidden_p, turn, answered, rows, args) -> tuple[torch.Tensor, torch.Tensor]:
+def token_losses(model, hidden_q, hidden_p, turn, answered, uniforms, rows, args) -> tuple[torch.Tensor, torch.Tensor]:
     """position_losses of all response tokens, zero elsewhere: (b, T); and the sums over the tokens of what is logged.
 
     hidden_q, hidden_p: the states (b, L, C) behind the student's prompt, of turn, and the teacher's, of answered.
@@ -253,20 +249,20 @@ def token_losses(model, hidden_q, hidden_p, turn, answered, rows, args) -> tuple
     own = turn["response_ids"][rows][mask]  # (M,)
     states = [states_before(*pair, rows) for pair in ((hidden_q, turn), (hidden_p, answered))]  # 2 x (M, C)
 
-    def chunk(states_q, states_p, own):  # (m, C), (m, C), (m,) -> (m,), (m, 6)
+    def chunk(states_q, states_p, own, uniforms):  # (m, C), (m, C), (m,), (m, n-1) -> (m,), (m, 6)
         log_q, log_p = (
             (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (m, W)
             for states in (states_q, states_p)
         )
-        losses, weight, clipped = position_losses(log_q, log_p, own, args)
+        losses, weight, clipped = position_losses(log_q, log_p, own, uniforms, args)
         with torch.no_grad():
             p, q = log_p.exp(), log_q.exp()
             measured = (p * (log_p - log_q)).sum(1), -(q * log_q).sum(1), -(p * log_p).sum(1)
             return losses, torch.stack([weight, clipped, *measured, torch.ones_like(weight)], 1)
 
     parts = [
-        checkpoint(chunk, *piece, use_reentrant=False)  # the same candidates are drawn again
-        for piece in zip(*(part.split(LOGITS_CHUNK) for part in (*states, own)))
+        checkpoint(chunk, *piece, use_reentrant=False, preserve_rng_state=False)  # nothing random is made again
+        for piece in zip(*(part.split(LOGITS_CHUNK) for part in (*states, own, uniforms[rows][mask])))
     ]
     losses, logged = (torch.cat(part) for part in zip(*parts))  # (M,), (M, 6)
     zeros = torch.zeros(mask.shape, device=losses.device)
@@ -283,12 +279,14 @@ def accumulate_gradients(model, turn, answered, rows, args) -> tuple[float, torc
     weights = (
         1 / (len(rows) * lengths) if args.loss_norm == "sequence" else 1 / lengths[rows].sum().expand(len(lengths))
     )
+    draws = (*turn["response_ids"].shape, args.n_candidates - 1)  # (B, T, n-1)
+    uniforms = torch.rand(draws, dtype=torch.float64, device=model.device)  # so that no batch decides what is drawn
     model.train(args.gradient_checkpointing)  # Hugging Face recomputes layers in train mode only; dropout is zero
     for mb in runs.micro_batches(answered, rows, args):
         with torch.set_grad_enabled(not args.stop_weight_gradients):
             hidden_p = hidden_states(model, answered, mb)  # (b, L, C)
         hidden_q = hidden_states(model, turn, mb)  # (b, L, C)
-        losses, sums = token_losses(model, hidden_q, hidden_p, turn, answered, mb, args)
+        losses, sums = token_losses(model, hidden_q, hidden_p, turn, answered, uniforms, mb, args)
         loss = (weights[mb] * losses.sum(1)).sum()
         total_loss, logged = total_loss + loss.item(), logged + sums
         loss.backward()
@@ -357,8 +355,7 @@ def main(args: Args) -> None:
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
         iteration_time = time.time()
-        lr_scale = common.lr_scale(args, iteration, args.iterations)
-        solver_optimizer.lr = args.learning_rate * lr_scale
+        solver_optimizer.lr = args.learning_rate * common.lr_scale(args, iteration, args.iterations)
 
         # ---- ROLLOUT
         rows = common.problem_rows(iteration, args.groups_per_batch, len(train_problems), args.seed)
@@ -403,7 +400,7 @@ def main(args: Args) -> None:
             "charts/episodes": iteration * args.groups_per_batch * args.group_size,
             "charts/verify_seconds": episodes["charts/verify_seconds"],
             "charts/tokens_per_second": lengths.sum().item() / (time.time() - iteration_time),
-            "charts/learning_rate": args.learning_rate * lr_scale,
+            "charts/learning_rate": solver_optimizer.lr,
         }
         progress.set_postfix_str(f"accuracy {verdicts.mean():.2f}, KL(p || q) {kl or 0:.3f}")
 

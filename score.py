@@ -21,7 +21,7 @@ Departures from the paper:
 3. Evaluation samples as training does (--temperature), so that the two can be compared; the paper's is greedy.
 4. The best checkpoint is the one with the highest mean r_2 in training, not the mean shaped reward, which alpha rules.
 
-B episodes (b of a micro-batch), P prompt, T response tokens, M of a micro-batch, m of a chunk, C hidden, W vocabulary.
+B episodes (b of a micro-batch); P prompt, T response tokens, L both, M of all b, m of a chunk; C hidden, W vocabulary.
 """
 
 import time
@@ -129,7 +129,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     B, T = len(prompts), max_new_tokens
     response_ids, response_mask = torch.zeros(2, B, T, dtype=torch.long, device=model.device)  # (B, T)
     logprobs, entropies = torch.zeros(2, B, T, device=model.device)  # (B, T)
-    truncated = torch.zeros(B, dtype=torch.long, device=model.device)  # (B,)
+    truncated = torch.tensor(cut, device=model.device).long()  # (B,)
     uniforms = torch.rand(B, T, dtype=torch.float64, device=model.device)  # so that no batch decides what is drawn
     by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
     for rows in runs.batches(by_length, runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
@@ -160,8 +160,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     turn = {"prompts": prompts, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "response_ids": response_ids}
     turn |= {"response_mask": response_mask.bool(), "logprobs": logprobs, "entropies": entropies}
     turn["prefix_length"] = torch.tensor([length for _, length in prompts], device=model.device)  # (B,)
-    turn["truncated"] = truncated.bool() | torch.tensor(cut, device=model.device)  # (B,)
-    return turn | {"texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
+    return turn | {"truncated": truncated > 0, "texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
 
 
 def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args, offline: int = 0) -> dict:
@@ -207,9 +206,8 @@ def token_logprobs(model, hidden, turn, rows, args) -> torch.Tensor:
     """
     mask = turn["response_mask"][rows]  # (b, T)
     targets = turn["response_ids"][rows][mask]  # (M,)
-    start = turn["prompt_mask"][rows].sum(1, keepdim=True)  # (b, 1), where the response begins
-    t = torch.arange(hidden.shape[1], device=hidden.device) - start + 1  # (b, L): a state predicts the token behind it
-    states = hidden[(t >= 0) & (t < mask.sum(1, keepdim=True))]  # (M, C)
+    t = torch.arange(1, hidden.shape[1] + 1, device=hidden.device) - turn["prompt_mask"][rows].sum(1, keepdim=True)
+    states = hidden[(t >= 0) & (t < mask.sum(1, keepdim=True))]  # (M, C): the state before a token predicts it
 
     def chunk(states, targets):  # (m, C), (m,) -> (m,)
         log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (m, W)
@@ -338,8 +336,7 @@ def main(args: Args) -> None:
     for iteration in progress:
         iteration_time = time.time()
         stage1 = iteration <= args.stage1_iterations
-        lr_scale = common.lr_scale(args, iteration, args.iterations)
-        solver_optimizer.lr = args.learning_rate * lr_scale
+        solver_optimizer.lr = args.learning_rate * common.lr_scale(args, iteration, args.iterations)
 
         # ---- ROLLOUT: TURN 1, TURN 2
         rows = common.problem_rows(iteration, args.rollout_size, len(train_problems), args.seed)
@@ -397,7 +394,7 @@ def main(args: Args) -> None:
             "losses/grad_norm_solver": common.mean(losses["grad_norm_solver"]),
             "charts/episodes": iteration * args.rollout_size,
             "charts/tokens_per_second": tokens / (time.time() - iteration_time),
-            "charts/learning_rate": args.learning_rate * lr_scale,
+            "charts/learning_rate": solver_optimizer.lr,
         }
         progress.set_postfix_str(f"accuracy {metrics['rollout/accuracy_1']:.2f} -> {metrics['rollout/accuracy_2']:.2f}")
 

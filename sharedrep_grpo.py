@@ -125,7 +125,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     B, T = len(prompts), max_new_tokens
     response_ids, response_mask = torch.zeros(2, B, T, dtype=torch.long, device=model.device)  # (B, T)
     logprobs, entropies = torch.zeros(2, B, T, device=model.device)  # (B, T)
-    truncated = torch.zeros(B, dtype=torch.long, device=model.device)  # (B,)
+    truncated = torch.tensor(cut, device=model.device).long()  # (B,)
     uniforms = torch.rand(B, T, dtype=torch.float64, device=model.device)  # so that no batch decides what is drawn
     by_length = prompt_mask.sum(1).argsort(stable=True)  # sorted by length to limit padding
     for rows in runs.batches(by_length, runs.generation_batch_size(args, model, prompt_ids.shape[1] + T)):
@@ -156,8 +156,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
     turn = {"prompts": prompts, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "response_ids": response_ids}
     turn |= {"response_mask": response_mask.bool(), "logprobs": logprobs, "entropies": entropies}
     turn["prefix_length"] = torch.tensor([length for _, length in prompts], device=model.device)  # (B,)
-    turn["truncated"] = truncated.bool() | torch.tensor(cut, device=model.device)  # (B,)
-    return turn | {"texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
+    return turn | {"truncated": truncated > 0, "texts": tokenizer.batch_decode(responses, skip_special_tokens=True)}
 
 
 def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args, scorer) -> dict:
@@ -209,9 +208,8 @@ def token_logprobs(model, hidden, turn, rows, args) -> torch.Tensor:
     """
     mask = turn["response_mask"][rows]  # (b, T)
     targets = turn["response_ids"][rows][mask]  # (M,)
-    start = turn["prompt_mask"][rows].sum(1, keepdim=True)  # (b, 1), where the response begins
-    t = torch.arange(hidden.shape[1], device=hidden.device) - start + 1  # (b, L): a state predicts the token behind it
-    states = hidden[(t >= 0) & (t < mask.sum(1, keepdim=True))]  # (M, C)
+    t = torch.arange(1, hidden.shape[1] + 1, device=hidden.device) - turn["prompt_mask"][rows].sum(1, keepdim=True)
+    states = hidden[(t >= 0) & (t < mask.sum(1, keepdim=True))]  # (M, C): the state before a token predicts it
 
     def chunk(states, targets):  # (m, C), (m,) -> (m,)
         log_pi = (model.get_output_embeddings()(states).float() / args.temperature).log_softmax(-1)  # (m, W)
@@ -368,8 +366,7 @@ def main(args: Args) -> None:
         print("--group-size 2: with --advantage-norm std every advantage is .707 or -.707, whatever the rewards are")
     policy_lm, scorer = args.policy_lm or runs.EMBEDDED_MODELS[-1], load_scorer(run, args, eval_problems)
     solver, solver_tokenizer = runs.load_lm(run, policy_lm, "--policy-lm", "solver")
-    # The KL reference is the initial policy.
-    reference = runs.load_lm(run, policy_lm, "--policy-lm")[0] if args.kl_coef else None
+    reference = runs.load_lm(run, policy_lm, "--policy-lm")[0] if args.kl_coef else None  # the initial policy
     models, tokenizers = (solver, reference), (solver_tokenizer,)
     problems = train_problems + eval_problems
     template = common.load_template(args.prompt_template, problems)
@@ -388,8 +385,7 @@ def main(args: Args) -> None:
     progress = tqdm(range(start + 1, args.iterations + 1), initial=start, total=args.iterations, disable=None)
     for iteration in progress:
         iteration_time = time.time()
-        lr_scale = common.lr_scale(args, iteration, args.iterations)
-        solver_optimizer.lr = args.learning_rate * lr_scale
+        solver_optimizer.lr = args.learning_rate * common.lr_scale(args, iteration, args.iterations)
 
         # ---- ROLLOUT
         rows = common.problem_rows(iteration, args.groups_per_batch, len(train_problems), args.seed)
@@ -435,7 +431,7 @@ def main(args: Args) -> None:
             "charts/episodes": iteration * len(problems),
             "charts/verify_seconds": episodes["seconds"],
             "charts/tokens_per_second": lengths.sum().item() / (time.time() - iteration_time),
-            "charts/learning_rate": args.learning_rate * lr_scale,
+            "charts/learning_rate": solver_optimizer.lr,
         }
         progress.set_postfix_str(f"reward {rewards.mean():.2f}, worst group {metrics['rollout/worst_group']:.2f}")
 

@@ -65,7 +65,13 @@ def command_line(args, script: str | Path, **changes) -> str:
     It names this interpreter and this script, and works in the directory that it is printed in.
     """
     script = Path(script).absolute()
-    words = [sys.executable, str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "1")]
+    torchrun = torchrun if "TORCHELASTIC_RUN_ID" in os.environ else []
+    words = [
+        sys.executable,
+        *torchrun,
+        str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script),
+    ]
     for field in fields(args):
         value = changes.get(field.name, getattr(args, field.name))
         if value == field.default:
@@ -131,13 +137,26 @@ def run(main, args, script: str):
         sys.stdout.flush()
         return result
     except (InputError, SandboxError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if first_here():
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         leave_quietly()
     except KeyboardInterrupt as interrupt:
-        print(f"\n{where_it_stands(args, script)}", file=sys.stderr)
+        if first_here():
+            print(f"\n{where_it_stands(args, script)}", file=sys.stderr)
         sys.exit(143 if interrupt.args else 130)  # runs.py raises it with the name of the signal SIGTERM
+    except RuntimeError as error:
+        if "TORCHELASTIC_RUN_ID" not in os.environ or not re.search("gloo|nccl", f"{type(error)} {error}", re.I):
+            raise
+        if first_here():
+            print(f"\nerror: another process of this run has ended: {where_it_stands(args, script)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def first_here() -> bool:
+    """Whether this process speaks for those that torchrun has started on this machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def where_it_stands(args, script: str) -> str:

@@ -22,6 +22,7 @@ __all__ = [
     "EMBEDDED_MODELS",
     "base_model",
     "cut_at_stops",
+    "draw",
     "embedded_model",
     "end_ids",
     "features",
@@ -116,12 +117,14 @@ def need_peft(what: str) -> None:
 
 
 def base_model(source: str) -> str | None:
-    """The name of the model that an adapter's folder is made for; None where it holds a whole model."""
+    """Of an adapter's folder the name of the model that it is made for, else None. Raises ValueError."""
     path = Path(source) / "adapter_config.json"
+    if not path.is_file():
+        return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.is_file() else None
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+        return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError("its adapter_config.json is damaged") from error
 
 
 def load_whole(run, name: str, flag: str, merged: bool = True):
@@ -131,8 +134,8 @@ def load_whole(run, name: str, flag: str, merged: bool = True):
     that was trained are asked for: in bfloat16 the sum of both is rounded.
     """
     source = model_source(name)
-    base = base_model(source)
     try:
+        base = base_model(source)
         if base is not None:
             need_peft(f"{flag} {name}, an adapter,")
             from peft import PeftModel
@@ -291,7 +294,7 @@ def sample(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top
 
     At temperature 0 the likeliest token, of softmax(logits). top_p < 1: of the likeliest tokens that make up so much of
     the probability; it leaves tokens out of the sampling, not out of pi.
-    uniforms: (b,), float64 in [0, 1). A token is the first up to which so much probability has come together.
+    uniforms: (b,), see `draw`.
     """
     log_pi = (logits.float() / (temperature or 1.0)).log_softmax(-1)  # (b, W)
     pi = log_pi.exp()
@@ -300,12 +303,17 @@ def sample(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top
         ordered, order = pi.sort(-1, descending=True)
         ordered[ordered.cumsum(-1) - ordered >= top_p] = 0  # those before it make up top_p
         kept = torch.zeros_like(pi).scatter(-1, order, ordered)
-    if temperature:
-        cumulated = kept.cumsum(-1, dtype=torch.float64)  # (b, W)
-        tokens = torch.searchsorted(cumulated, (1 - uniforms[:, None]) * cumulated[:, -1:])  # (b, 1)
-    else:
-        tokens = pi.argmax(-1, keepdim=True)  # (b, 1)
+    tokens = draw(kept, uniforms[:, None]) if temperature else pi.argmax(-1, keepdim=True)  # (b, 1)
     return tokens[:, 0], log_pi.gather(-1, tokens)[:, 0], torch.special.entr(pi).sum(-1)
+
+
+def draw(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """Of each row n places, with probabilities in proportion to its weights: (b, W), (b, n) -> (b, n).
+
+    uniforms: float64 in [0, 1). A place is the first up to which the weights add up to so much of their sum.
+    """
+    cumulated = weights.cumsum(-1, dtype=torch.float64)  # (b, W)
+    return torch.searchsorted(cumulated, (1 - uniforms) * cumulated[:, -1:])
 
 
 def generation_batch_size(args, model, length: int) -> int:

@@ -32,7 +32,7 @@ OTHERS = (
 MUTANTS = [
     # ---- the decode loop and what it notes
     ("running/models.py", "logits.float() / (temperature or 1.0)", "logits.float()"),
-    ("running/models.py", "torch.multinomial(kept, 1)", "torch.multinomial(pi, 1)"),
+    ("running/models.py", "draw(kept, uniforms", "draw(pi, uniforms"),
     ("running/models.py", "ordered.cumsum(-1) - ordered >= top_p", "ordered.cumsum(-1) >= top_p"),
     ("running/models.py", "log_pi.gather(-1, tokens)[:, 0]", "kept.log().gather(-1, tokens)[:, 0]"),
     ("mlmt_rl.py", "sampled = runs.sample(logits[places],", "sampled = runs.sample(logits,"),

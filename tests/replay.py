@@ -23,6 +23,7 @@ TOLERANCE = 1e-5
 EPSILON = 1e-3  # Adam's: with 1e-8, a gradient that is nothing but rounding error would make a step of full size
 FAMILIES = {"llama": ("tiny", transformers.LlamaConfig), "qwen3": ("tiny/functions", transformers.Qwen3Config)}
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}\n{% endfor %}<assistant>"
+ADAPTERS = {"lora_rank": 3, "lora_alpha": 12}
 TIMES = {"charts/seconds", "charts/verify_seconds", "charts/tokens_per_second"}
 
 
@@ -47,6 +48,32 @@ def save_family(name: str, folder: Path, seed: int) -> str:
 def load(folder: str):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     return model, transformers.AutoTokenizer.from_pretrained(folder)
+
+
+class Delta(torch.nn.Module):
+    """W + alpha / r B A: LoRA, arXiv 2106.09685, eq. 3."""
+
+    def __init__(self, A, B, scale: float):
+        super().__init__()
+        self.A, self.B, self.scale = torch.nn.Parameter(A), torch.nn.Parameter(B), scale
+
+    def forward(self, W):
+        return W + self.scale * self.B @ self.A
+
+
+def add_adapters(model, args, initial: list[torch.Tensor]) -> list:
+    """Puts the A and B that a run starts from on every linear layer, where it trains adapters; what is trained."""
+    if not args.lora_rank:
+        return [*model.parameters()]
+    model.requires_grad_(False)
+    pairs = zip(initial[::2], initial[1::2], strict=True)
+    for module in [m for m in model.base_model.modules() if isinstance(m, torch.nn.Linear)]:
+        A, B = next(pairs)
+        assert A.shape == (args.lora_rank, module.in_features) and A.abs().max() > 0 and not B.any()
+        delta = Delta(A.clone(), B.clone(), args.lora_alpha / args.lora_rank)
+        torch.nn.utils.parametrize.register_parametrization(module, "weight", delta)
+    assert next(pairs, None) is None
+    return [weight for weight in model.parameters() if weight.requires_grad]
 
 
 def drawn(text: str, sides: int) -> int:

@@ -34,24 +34,31 @@ def test_each_token_meets_the_logits_that_predict_it():
     turn = {"response_ids": torch.tensor([[3, 5, 1, 0], [2, 0, 7, 7]])}
     turn["response_mask"] = torch.tensor([[True, True, True, True], [True, True, False, False]])
     rows, args = torch.arange(2), flags(n_candidates=1)
+    turns = [turn | {"prompt_mask": torch.ones(2, P, dtype=torch.long)} for P in (2, 3)]
 
     def states(prompt: list[int], shift: int) -> torch.Tensor:
         """(2, P+T, 1): the token that comes after each position, or another one from there."""
         ids = torch.cat([torch.tensor([prompt] * 2), turn["response_ids"]], 1)
         return ids.roll(-1 + shift, 1)[..., None].float()
 
-    right, _ = intro.token_losses(Oracle(), states([4, 6], 0), states([4, 6, 6], 0), turn, rows, args)
+    right, _ = intro.token_losses(
+        Oracle(), states([4, 6], 0), states([4, 6, 6], 0), *turns, torch.rand(2, 4, 0).double(), rows, args
+    )
     assert (torch.exp(-right[turn["response_mask"]]) > 0.99).all() and (right[~turn["response_mask"]] == 0).all()
     for hidden in ((states([4, 6], 1), states([4, 6, 6], 1)), (states([4, 6], -1), states([4, 6, 6], -1))):
-        shifted, _ = intro.token_losses(Oracle(), *hidden, turn, rows, args)
+        shifted, _ = intro.token_losses(Oracle(), *hidden, *turns, torch.rand(2, 4, 0).double(), rows, args)
         assert (torch.exp(-shifted[turn["response_mask"]]) < 0.01).all()
+
+
+def losses_of(log_q, log_p, own, args: intro.Args) -> tuple[torch.Tensor, ...]:
+    return intro.position_losses(log_q, log_p, own, torch.rand(len(own), args.n_candidates - 1).double(), args)
 
 
 def gradients(args: intro.Args, positions: int = 1, own=None) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradient of the loss at each of so many equal positions with respect to both logits: 2 x (positions, W)."""
     q, p = (logits.repeat(positions, 1).requires_grad_() for logits in (Q, P))
     own = torch.multinomial(Q.softmax(0), positions, replacement=True) if own is None else own
-    losses, *_ = intro.position_losses(q.log_softmax(1), p.log_softmax(1), own, args)
+    losses, *_ = losses_of(q.log_softmax(1), p.log_softmax(1), own, args)
     losses.sum().backward()
     return q.grad, torch.zeros_like(P).expand_as(q) if p.grad is None else p.grad
 
@@ -88,7 +95,7 @@ def test_candidates_are_the_own_token_and_draws():
 def test_top_k_draws_from_the_likeliest_alone():
     top = Q.topk(2).indices
     q = Q.repeat(500, 1).requires_grad_()
-    losses, *_ = intro.position_losses(
+    losses, *_ = losses_of(
         q.log_softmax(1), P.repeat(500, 1).log_softmax(1), top[0].repeat(500), flags(n_candidates=3, candidate_top_k=2)
     )
     losses.sum().backward()
@@ -102,7 +109,7 @@ def test_the_weight_is_clipped():
     log_q, log_p = Q.log_softmax(0)[None], P.log_softmax(0)[None]
     w = (log_p - log_q).exp()[0, own].item()
     for clip, clipped in ((w + 0.1, 0.0), (w - 0.1, 1.0)):
-        loss, weight, share = intro.position_losses(log_q, log_p, own, flags(n_candidates=1, weight_clip=clip))
+        loss, weight, share = losses_of(log_q, log_p, own, flags(n_candidates=1, weight_clip=clip))
         assert weight.item() == pytest.approx(min(w, clip)) and share.item() == clipped
         assert loss.item() == pytest.approx(-min(w, clip) * log_q[0, own].item())
 

@@ -128,14 +128,34 @@ def test_tokens_are_drawn_from_the_policy(temperature, top_p):
     pi = (logits / temperature).softmax(0)
     kept = pi * (torch.tensor([1, 0, 1, 0, 0]) if top_p < 1 else 1)  # .63 alone is less than .7
     torch.manual_seed(0)
-    tokens, logprobs, entropies = runs.sample(logits.expand(20_000, -1), temperature, top_p)
+    uniforms = torch.rand(20_000, dtype=torch.float64)
+    tokens, logprobs, entropies = runs.sample(logits.expand(20_000, -1), uniforms, temperature, top_p)
     frequencies, expected = tokens.bincount(minlength=5) / 20_000, kept / kept.sum()
     assert ((frequencies - expected).abs() <= 4 * (expected * (1 - expected) / 20_000).sqrt()).all()
     assert torch.allclose(logprobs, pi.log()[tokens]) and torch.allclose(entropies, -(pi * pi.log()).sum())
 
 
+def test_no_number_draws_what_has_no_probability():
+    """Red if 0, or the number next to 1, gives a token that is left out: here the first and the last."""
+    logits = torch.tensor([[0.0, 5.0, 4.0, 5.0, 0.0]]).expand(2, -1)
+    ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    assert sorted(runs.sample(logits, ends, 1.0, 0.5)[0].tolist()) == [1, 3]
+    assert sorted(runs.sample(logits, ends, 1.0, 1.0)[0].tolist()) == [0, 4]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_batch_decides_what_is_drawn(family):
+    """Red if a response depends on --generation-batch-size, or on which others have ended before it."""
+    model, drawn = random_model(family), []
+    for size in (0, 1, 2, 4):
+        torch.manual_seed(3)
+        drawn.append(sample(model, make_args(generation_batch_size=size))["response_ids"])
+    assert all(torch.equal(drawn[0], other) for other in drawn[1:])
+
+
 def test_greedy_tokens():
-    tokens, logprobs, _ = runs.sample(torch.tensor([[2.0, 5.0, 1.0], [3.0, 0.0, 3.5]]), 0.0, 1.0)
+    logits = torch.tensor([[2.0, 5.0, 1.0], [3.0, 0.0, 3.5]])
+    tokens, logprobs, _ = runs.sample(logits, torch.rand(2).double(), 0.0, 1.0)
     assert tokens.tolist() == [1, 2] and logprobs[1].item() == pytest.approx(-0.4927, abs=1e-4)
 
 
@@ -155,9 +175,9 @@ def test_micro_batches_by_size_and_tokens(size, tokens, expected):
 
 
 def test_as_many_responses_at_once_as_memory_allows(monkeypatch):
-    """By hand: 2 layers of 2 heads of 16, keys and values in float32, 10 tokens: 5,120 bytes; 80 logits: 1,280."""
+    """By hand: 2 layers of 2 heads of 16, keys and values in float32, 10 tokens: 5,120 bytes; 80 logits: 1,920."""
     model = random_model("llama")
-    monkeypatch.setattr("running.models.free_memory", lambda device: 64_000)
+    monkeypatch.setattr("running.models.free_memory", lambda device: 71_000)
     assert runs.generation_batch_size(make_args(), model, 10) == 5
     assert runs.generation_batch_size(make_args(), model, 10**6) == 1
     assert runs.generation_batch_size(make_args(generation_batch_size=7), model, 10) == 7
@@ -207,11 +227,11 @@ def test_only_response_tokens_are_trained():
     logprobs = mlmt_rl.token_logprobs(model, hidden, turn, rows, args)
     advantages = torch.ones(5)
     mlmt_rl.policy_loss(logprobs, logprobs.detach(), advantages, turn["response_mask"], 0.2).sum().backward()
-    reached = hidden.grad.abs().sum(-1) > 0  # (5, P+T)
-    P, lengths = turn["prompt_ids"].shape[1], turn["response_mask"].sum(1).tolist()
+    reached = hidden.grad.abs().sum(-1) > 0  # (5, L)
+    starts, lengths = (turn[f"{part}_mask"].sum(1).tolist() for part in ("prompt", "response"))
     assert any(turn["response_ids"][row, lengths[row] - 1].item() in END_IDS for row in range(5))
-    for row, length in enumerate(lengths):
-        assert reached[row].nonzero().flatten().tolist() == list(range(P - 1, P - 1 + length))
+    for row, (start, length) in enumerate(zip(starts, lengths)):
+        assert reached[row].nonzero().flatten().tolist() == list(range(start - 1, start - 1 + length))
 
 
 def test_first_ratio_is_one():

@@ -83,7 +83,10 @@ SPOILED = {
     "no end token": (without_end, "has no end-of-sequence token"),
     "a pad token beyond the embedding": (pad_beyond, "has an end or pad token beyond the 392 rows of its embedding"),
     "not finite": (not_a_number, "gives logits that are not finite"),
-    "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter (LoRA)"),
+    "an adapter of nothing": (
+        lambda folder: (folder / "adapter_config.json").write_text("{}"),
+        "cannot be loaded: its adapter_config.json is damaged",
+    ),
     "its own code": (own_code, "cannot be loaded: "),
 }
 

@@ -7,7 +7,19 @@ import types
 import pytest
 import torch
 from conftest import small_args
-from replay import Recording, Replay, copies, load, mean, rate_factor, save_family, verdict, well_formed
+from replay import (
+    ADAPTERS,
+    Recording,
+    Replay,
+    add_adapters,
+    copies,
+    load,
+    mean,
+    rate_factor,
+    save_family,
+    verdict,
+    well_formed,
+)
 
 import archer
 import common
@@ -27,7 +39,7 @@ class OneTurn(Replay):
         super().__init__(args, recording)
         self.solver, self.tokenizer = load(args.policy_lm)
         self.reference = copy.deepcopy(self.solver)
-        self.add_network(self.solver.parameters(), args.learning_rate)
+        self.add_network(add_adapters(self.solver, args, recording.networks[0]), args.learning_rate)
 
     def rollout(self, problems, temperature=None) -> types.SimpleNamespace:
         """A response to each problem, its verdict, its form and whether it was cut."""
@@ -160,6 +172,7 @@ CASES = {
     "long ones": {**K1, "overlong_buffer": 5, "overlong_coef": 0.5, "format_coef": 0.3, "dynamic_sampling": 3},
     "CISPO": {**STEPS, "kl_estimator": "k2_loss", "loss_fn": "cispo", "loss_reduction": "token"},
     "importance sampling": {**STEPS, "kl_estimator": "k2_loss", "loss_fn": "importance_sampling"},
+    "adapters": {**STEPS, **K3, **ADAPTERS, **SLOW},
     "a template": {**K1, "prompt_template": "concise"},
 }
 
@@ -203,6 +216,7 @@ class Expert(Grpo):
 
 EXPERT_CASES = {
     "defaults": K3,
+    "adapters": {**K3, **ADAPTERS},
     "several rounds": {**STEPS, **K3, "sampling_rounds": 2, "loss_reduction": "token", **SLOW},
 }
 
@@ -290,6 +304,7 @@ class Intro(OneTurn):
 
 INTRO = {"n_candidates": 1, "learning_rate": 1e-3, "weight_clip": 1.05}
 INTRO_CASES = {
+    "adapters": ADAPTERS,
     "exact": {"estimator": "exact", "prompt_template": "concise"},
     "exact, gradient through w": {"estimator": "exact", "stop_weight_gradients": False, **SLOW},
     "its own tokens": {"num_minibatches": 2, "update_epochs": 2, "temperature": 0.7},
@@ -466,6 +481,7 @@ ARCHER |= {"warmup_iterations": 1, "critic_lr": 3e-3, "baseline_lr": 4e-3, "tau"
 ARCHER_CASES = {
     "defaults": {"tau": 0.1, "critic_epochs": 4},
     "token baseline": {"use_baseline": True, "actor_epochs": 2, "temperature": 0.7, "warmup_iterations": 0, **SLOW},
+    "adapters": {**ADAPTERS, "use_baseline": True, "warmup_iterations": 0},
     "separate": {"critic_input": "separate", "capacity": 10, "lr_warmup_iterations": 2, "max_grad_norm": 0.3},
 }
 

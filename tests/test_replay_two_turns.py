@@ -6,7 +6,19 @@ import types
 import pytest
 import torch
 from conftest import small_args
-from replay import Recording, Replay, baseline, load, mean, outcomes, rate_factor, save_family, verdict
+from replay import (
+    ADAPTERS,
+    add_adapters,
+    Recording,
+    Replay,
+    baseline,
+    load,
+    mean,
+    outcomes,
+    rate_factor,
+    save_family,
+    verdict,
+)
 
 import common
 import mlmt_rl
@@ -59,11 +71,11 @@ class TwoTurns(Replay):
         self.script, names = script, (args.policy_lm, getattr(args, "feedback_lm", None) or args.policy_lm)
         self.solver, self.solver_tokenizer = load(names[0])
         self.reference = copy.deepcopy(self.solver)
-        self.add_network(self.solver.parameters(), args.learning_rate)
+        self.add_network(add_adapters(self.solver, args, recording.networks[0]), args.learning_rate)
         if script is not score:
             self.feedback, self.feedback_tokenizer = load(names[1])
             self.feedback_reference = copy.deepcopy(self.feedback)
-            self.add_network(self.feedback.parameters(), args.guidance_lr)
+            self.add_network(add_adapters(self.feedback, args, recording.networks[1]), args.guidance_lr)
         if script is mlmt_rl:
             self.head = torch.nn.Linear(16, 1)
             torch.nn.init.zeros_(self.head.weight)
@@ -227,6 +239,7 @@ CASES = {
         "offline, all": {"stage1_iterations": 0, "offline_first_turn": 1.0, **K3},
         "discounted": {**STAGES, "gamma": 0.6, "baseline": "batch", "max_grad_norm": 0.3},
         "first": {**STAGES, **STEPS, "stage1_iterations": 0, "trained_turns": "first"},
+        "adapters": {**STAGES, **STEPS, **ADAPTERS},
         "second": {**STAGES, "gamma": 1.0, "trained_turns": "second", "kl_estimator": "k2_loss"},
     },
     "rl_guided_score": {
@@ -241,12 +254,15 @@ CASES = {
         "stages, KL loss": {**STAGES, **STEPS, **K3, "max_grad_norm": 0.3},
         "discounted": {**STAGES, **STEPS, "gamma": 0.6, "baseline": "leave-one-out"},
         "a frozen hint": {"train_guidance_model": False, "stage1_iterations": 1},
+        "adapters, a frozen hint": {**ADAPTERS, "train_guidance_model": False, "stage1_iterations": 1},
         "unread": {"train_guidance_model": False, "use_smart_corrections": False, "kl_estimator": "k2_loss"},
     },
     "mlmt_rl": {
         "defaults": {"kl_coef": 0.01, "guidance_kl_coef": 0.01, "feedback_lm": None},
         "several steps": {**STEPS, "lr_schedule": "linear", "min_lr_ratio": 0.3, "adam_betas": (0.7, 0.8)},
         "stop-grad, lambda": {"stop_value_gradients": True, "gae_lambda": 0.4, "max_grad_norm": 0.3},
+        "adapters": {**ADAPTERS, "gae_lambda": 0.4, "kl_coef": 0.01, "feedback_lm": None},
+        "adapters, two models": {**ADAPTERS, **STEPS, "stop_value_gradients": True},
         "shared baseline": {**STEPS, "shared_baseline": True, "value_coef": 2.0},
         "shaped": {"value_shaping": 0.7, "star_samples": 2, "joint_kl": True, "alpha": 1.5},
         "stages": {**STAGES, "joint_kl": True, "value_shaping": 0.7, "star_samples": 1},

@@ -448,7 +448,7 @@ def test_a_kill_at_any_moment_leaves_whole_checkpoints(tmp_path, monkeypatch):
 
 def test_only_the_newest_checkpoints_are_kept(small, tmp_path, coin_rewards):
     """Red if --keep-checkpoints deletes too many, too few, or leaves half-deleted folders behind."""
-    mlmt_rl.main(small(iterations=4, save_every=1, keep_checkpoints=2))
+    mlmt_rl.main(small(iterations=4, save_every=1, keep_checkpoints=2, seed=2))
     names = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
     assert names == ["checkpoint-000003", "checkpoint-000004"]
     rows = read_jsonl(tmp_path / "run" / "checkpoints.jsonl")

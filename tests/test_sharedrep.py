@@ -293,12 +293,19 @@ def solution_files(tmp_path_factory) -> dict[str, str]:
 
 def reward_args(files: dict[str, str], folder: Path, **flags) -> reward.Args:
     names = {"dataset": files["arithmetic"], "socratic_dataset": files["arithmetic-socratic"], "split": "all"}
-    sizes = {"generation_batch_size": 8, "proportion": 0.4, "test_fraction": 0.3, "epochs": 2, "oracle_pairs": 25}
+    sizes = {"proportion": 0.4, "test_fraction": 0.3, "epochs": 2, "oracle_pairs": 25}
     return reward.Args(**names | sizes | {"reward_dir": str(folder)} | flags)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_chunks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reward, "CHUNK", 16)
+        yield
+
+
 @pytest.fixture(scope="module")
-def made(solution_files, tmp_path_factory) -> Path:
+def made(solution_files, tmp_path_factory, small_chunks) -> Path:
     """A whole reward folder; 25 questions in chunks of eight leave a last one of one question."""
     folder = tmp_path_factory.mktemp("rewards") / "made"
     reward.main(reward_args(solution_files, folder))

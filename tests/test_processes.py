@@ -1,0 +1,186 @@
+"""Several processes, as torchrun starts them, do what one does: samples, metrics, weights, checkpoints."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from conftest import read_jsonl, small_args, write_jsonl
+from replay import TIMES, save_family
+from safetensors.torch import load_file
+from test_replay_sharedrep import folder as rewards  # noqa: F401, a fixture
+from test_resume import PATIENCE
+from test_siblings import ARCHER
+
+import archer
+import common
+import expert_iteration
+import grpo
+import intro
+import mlmt_rl
+import rl_guided_score
+import score
+import sharedrep_grpo
+
+REPO = Path(__file__).resolve().parents[1]
+TWO_TURNS = {"rollout_size": 6, "stage1_iterations": 1}
+GROUPS = {"groups_per_batch": 3, "group_size": 2}
+CASES = {
+    "mlmt_rl": (mlmt_rl, TWO_TURNS | {"value_shaping": 0.5, "num_minibatches": 2}),
+    "mlmt_rl, adapters": (mlmt_rl, TWO_TURNS | {"lora_rank": 4, "feedback_every": 2}),
+    "score": (score, TWO_TURNS | {"update_epochs": 2}),
+    "rl_guided_score": (rl_guided_score, TWO_TURNS | {"tokens_per_micro_batch": 150}),
+    "grpo": (grpo, GROUPS | {"dynamic_sampling": 2, "loss_reduction": "token"}),
+    "expert_iteration": (expert_iteration, GROUPS | {"kl_coef": 0.1}),
+    "intro": (intro, GROUPS | {"estimator": "exact"}),
+    "archer": (archer, ARCHER | {"rollout_size": 4, "use_baseline": True}),
+    "sharedrep_grpo": (sharedrep_grpo, GROUPS | {"proportion": 0.5}),
+}
+
+
+def free_ports(n: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(n)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def run_together(place: Path, jobs: list[tuple], processes: int) -> None:
+    """Runs (script, flags) one after the other in so many processes."""
+    ports = free_ports(len(jobs))
+    rows = [{"script": s.__name__, "flags": asdict(a), "port": port} for (s, a), port in zip(jobs, ports)]
+    path = write_jsonl(place / f"jobs{processes}.jsonl", rows)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), str(REPO / "tests")])}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    if processes > 1:
+        environment |= {"WORLD_SIZE": str(processes), "TORCHELASTIC_RUN_ID": "none"}
+    command = [sys.executable, str(REPO / "tests" / "processes.py"), path]
+    logs = [(place / f"log{processes}-{rank}").open("w") for rank in range(processes)]
+    started = [
+        subprocess.Popen(
+            command,
+            cwd=REPO,
+            stdout=log,
+            stderr=log,
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else environment,
+        )
+        for rank, log in enumerate(logs)
+    ]
+    try:
+        codes = [process.wait(timeout=PATIENCE) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert codes == [0] * processes, "".join(Path(log.name).read_text()[-3000:] for log in logs)
+
+
+@pytest.fixture(scope="module")
+def flags_of(problem_file, rewards, tmp_path_factory):  # noqa: F811
+    """A function of a case and a run folder: the case's flags."""
+    model = save_family("llama", tmp_path_factory.mktemp("model") / "llama", 0)
+
+    def flags(case: str, run_dir: Path, **more):
+        script, own = CASES[case]
+        dataset, own = problem_file, {"policy_lm": model, "micro_batch_size": 2, "eval_size": 5, "seed": 2} | own | more
+        if script is sharedrep_grpo:
+            dataset = str(rewards / "plain.jsonl")
+            own |= {"reward_dir": str(rewards / "rewards"), "policy_lm": str(rewards / "llama")}
+        if script is archer:
+            own |= {"critic_lm": model}
+        return small_args(dataset, run_dir, script=script, **own)
+
+    return flags
+
+
+@pytest.fixture(scope="module")
+def finished(flags_of, tmp_path_factory) -> Path:
+    """All cases by 1, 2 and 4 processes, two iterations each: folders 1/CASE, 2/CASE, 4/CASE."""
+    place = tmp_path_factory.mktemp("processes")
+    for processes in (1, 2, 4):
+        run_together(place, [(CASES[c][0], flags_of(c, place / str(processes) / c)) for c in CASES], processes)
+    return place
+
+
+def assert_alike(one: Path, other: Path, tolerance: float) -> None:
+    """Every text word for word, every metric and weight up to rounding."""
+    for row, found in zip(*(read_jsonl(folder / "metrics.jsonl") for folder in (one, other)), strict=True):
+        expected = {name: value for name, value in row.items() if name not in TIMES and value is not None}
+        assert {name: found[name] for name in expected} == pytest.approx(expected, rel=tolerance, abs=tolerance)
+        assert {name for name in row if row[name] is None} == {name for name in found if found[name] is None}
+    assert (one / "episodes.jsonl").read_text() == (other / "episodes.jsonl").read_text()
+    files = [sorted(path.relative_to(folder) for path in folder.rglob("*.safetensors")) for folder in (one, other)]
+    assert files[0] and files[0] == files[1]
+    for path in files[0]:
+        weights, found = load_file(one / path), load_file(other / path)
+        assert all((weights[name] - found[name]).abs().max() <= tolerance for name in weights), path
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_they_give_what_one_gives(finished, case, processes):
+    """To 1e-6. 4, 5 or 6 rows leave some process with fewer than the others."""
+    assert_alike(finished / "1" / case, finished / str(processes) / case, 1e-6)
+
+
+def test_any_number_of_them_goes_on_with_a_run(finished, flags_of, tmp_path):
+    """Red if the shared-out moments of Adam are lost, or are saved for as many processes only."""
+    cases = ("mlmt_rl", "mlmt_rl, adapters")
+    for after in (1, 2):
+        jobs = []
+        for before in (1, 2) if after == 1 else (1,):
+            for case in cases:
+                run_dir = tmp_path / f"{before}-{after}" / case
+                shutil.copytree(finished / str(before) / case, run_dir)
+                jobs.append((CASES[case][0], flags_of(case, run_dir, iterations=3, if_run_exists="resume")))
+        run_together(tmp_path, jobs, after)
+    for case in cases:
+        assert len(read_jsonl(tmp_path / "1-1" / case / "metrics.jsonl")) == 4
+        for other in ("1-2", "2-1"):
+            assert_alike(tmp_path / "1-1" / case, tmp_path / other / case, 1e-6)
+
+
+def torchrun(*command: str) -> subprocess.Popen:
+    """A script with its flags, in two processes, by the command that the README gives."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*start, str(free_ports(1)[0]), *command]
+    return subprocess.Popen(command, cwd=REPO, env=environment, stdout=-1, stderr=-1, text=True)
+
+
+def test_a_mistake_is_told_once():
+    """Red if every process tells it, or a script that runs in one process starts twice."""
+    process = torchrun("eval.py", "--limit", "2")
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode and err.count("error: eval.py runs in one process: start it with python") == 1
+
+
+def test_a_killed_process_ends_the_job(problem_file, tmp_path):
+    """Red if the others wait for ever, end in a traceback, or leave a run that cannot go on."""
+    flags = ["--dataset", problem_file, "--run-dir", str(tmp_path / "run"), "--rollout-size", "4", "--eval-size", "2"]
+    flags += ["--save-every", "1", "--iterations", "1000", "--no-report"]
+    process = torchrun("mlmt_rl.py", *flags)
+    deadline = time.time() + PATIENCE
+    while not common.last_checkpoint(tmp_path / "run") and time.time() < deadline:
+        time.sleep(0.2)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(children) == 2
+    os.kill(int(children[1]), signal.SIGKILL)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode and "Traceback" not in err.split("torch.distributed.elastic")[0], err
+    assert (
+        "another process of this run has ended: interrupted; last checkpoint: " in err
+        and "--if-run-exists resume" in err
+    )
+    last = common.last_checkpoint(tmp_path / "run")
+    command = [sys.executable, "mlmt_rl.py", *flags, "--if-run-exists", "resume", "--iterations"]
+    result = subprocess.run([*command, str(int(last.name[-6:]) + 1)], cwd=REPO, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
