@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+import types
 from pathlib import Path
 
 from problems import InputError, Problem
@@ -150,6 +151,8 @@ def load_whole(run, name: str, flag: str, merged: bool = True):
         loading = {"config": config, "dtype": run.dtype, "trust_remote_code": False}
         model = AutoModelForCausalLM.from_pretrained(source, **loading).to(run.device)
         tokenizer = keep_thoughts_apart(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+        if model.device.type == "cpu":
+            quicken(model)
         flaw = unsupported(model, tokenizer)
     except InputError:
         raise
@@ -160,6 +163,20 @@ def load_whole(run, name: str, flag: str, merged: bool = True):
     if not run.args.chat_template:
         tokenizer.chat_template = None
     return model.requires_grad_(False), tokenizer
+
+
+def quicken(model) -> None:
+    """On a CPU few rows x meet a large weight W up to three times faster as W x' than as x W', which packs W anew."""
+
+    def forward(self, x):
+        if x.numel() > 64 * x.shape[-1] or torch.is_grad_enabled():
+            return torch.nn.functional.linear(x, self.weight, self.bias)
+        y = (self.weight @ x.reshape(-1, x.shape[-1]).T).T.reshape(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
+
+    for module in model.modules():
+        if type(module) is torch.nn.Linear and module.weight.numel() >= 2**20:
+            module.forward = types.MethodType(forward, module)
 
 
 def switch_off_noise(config) -> None:

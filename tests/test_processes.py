@@ -175,7 +175,7 @@ def test_a_killed_process_ends_the_job(problem_file, tmp_path):
     assert len(children) == 2
     os.kill(int(children[1]), signal.SIGKILL)
     out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode and "Traceback" not in err.split("torch.distributed.elastic")[0], err
+    assert process.returncode and 'mlmt_rl.py", line' not in err, err  # torchrun's own traceback names no script
     assert (
         "another process of this run has ended: interrupted; last checkpoint: " in err
         and "--if-run-exists resume" in err
