@@ -42,7 +42,6 @@ __all__ += [
 ]
 THINKING = ("<think>", "</think>")
 ROOT = Path(__file__).parents[1]
-PEFT = "0.21.2"  # the version that was tried
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of logits that are computed in two ways, beside the largest
 
 
@@ -69,7 +68,8 @@ def load_lm(run, name: str, flag: str, trained_as: str | None = None):
     trained_as: the model's folder in a checkpoint, from which it is loaded where the run goes on; None: it is frozen.
     With --lora-rank a trained model is an adapter on the frozen one, whose weights all models of that name share.
     """
-    rank, source = getattr(run.args, "lora_rank", 0), model_source(name)
+    training, source = hasattr(run.args, "lora_rank"), model_source(name)
+    rank = run.args.lora_rank if training else 0
     saved = run.resumed / trained_as if run.resumed and trained_as else None
     sizes = vars(run).setdefault("sizes", {"models": 0, "saved": 0})  # bytes of all models, of those in checkpoints
     shared = vars(run).setdefault("shared", {})  # frozen models by name, with --lora-rank
@@ -77,7 +77,7 @@ def load_lm(run, name: str, flag: str, trained_as: str | None = None):
         model, tokenizer = shared[source]
     else:
         found = (str(saved), "the checkpoint") if saved and not rank else (name, flag)
-        model, tokenizer = load_whole(run, *found, merged=hasattr(run.args, "lora_rank"))
+        model, tokenizer = load_whole(run, *found, merged=training)
         sizes["models"] += size_of(model.parameters())
     if rank:
         shared[source] = model, tokenizer
@@ -114,7 +114,7 @@ def add_adapter(model, name: str, saved: Path | None, rank: int, alpha: int) -> 
 
 def need_peft(what: str) -> None:
     if importlib.util.find_spec("peft") is None:
-        raise InputError(f"{what} needs peft: pip install peft=={PEFT}")
+        raise InputError(f"{what} needs peft: pip install peft")
 
 
 def base_model(source: str) -> str | None:

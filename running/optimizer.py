@@ -51,7 +51,8 @@ class Adam:
                 raise stopped(self.run, f"{name} is {values[-1]}, so no step of {self.name} was made")
         if ranks.world_size() > 1:
             for master in self.masters:
-                master.grad = ranks.total(torch.zeros_like(master) if master.grad is None else master.grad)
+                master.grad = torch.zeros_like(master) if master.grad is None else master.grad
+            ranks.total(*[master.grad for master in self.masters])
         self.adam.param_groups[0]["lr"] = self.lr
         norm = torch.nn.utils.clip_grad_norm_(self.masters, max_norm).item()
         if not math.isfinite(norm):

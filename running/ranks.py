@@ -56,8 +56,8 @@ def total(*values):
     if world_size() > 1:
         device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
         tensors = [torch.as_tensor(value, device=getattr(value, "device", device)) for value in values]
-        for tensor in tensors:
-            dist.all_reduce(tensor)
+        for reduction in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+            reduction.wait()
         values = [s if isinstance(v, torch.Tensor) else s.item() for v, s in zip(values, tensors)]
     return values[0] if len(values) == 1 else tuple(values)
 

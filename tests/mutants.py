@@ -24,9 +24,8 @@ REPLAYS |= {
     "expert_iteration.py": "test_expert",
 }
 REPLAYS |= dict.fromkeys(("sharedrep_grpo.py", "sharedrep_reward.py", "running/models.py"), "test_sharedrep_grpo_is")
-OTHERS = (
-    "archer expert_iteration intro sharedrep episodes gradients grpo logprobs models resume run_folder score".split()
-)
+OTHERS = "archer expert_iteration intro sharedrep episodes gradients grpo logprobs models".split()
+OTHERS += "processes resume run_folder score".split()
 
 # script, text, text with the mistake
 MUTANTS = [
@@ -40,6 +39,21 @@ MUTANTS = [
     ("mlmt_rl.py", "position_ids[:, -1:] + 1  # (b, 1)", "position_ids[:, -1:]  # (b, 1)"),
     ("mlmt_rl.py", "if t == 0 or not going.all():", "if not going.all():"),
     ("grpo.py", 'if "old_logprobs" in turn else', "if False else"),
+    ("running/models.py", "(1 - uniforms) * cumulated", "uniforms * cumulated"),
+    ("mlmt_rl.py", "t = torch.arange(1, hidden.shape[1] + 1,", "t = torch.arange(0, hidden.shape[1],"),
+    ("grpo.py", "t = torch.arange(1, hidden.shape[1] + 1,", "t = torch.arange(2, hidden.shape[1] + 2,"),
+    # ---- adapters and several processes
+    ("running/models.py", "lora_alpha=alpha", "lora_alpha=rank"),
+    ("running/models.py", "model.load_adapter(str(saved), is_trainable=True)", "model.load_adapter(str(saved))"),
+    ("running/models.py", "{id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}", "{}"),
+    ("running/ranks.py", "rows[rank() :: world_size()]", "rows[rank() + 1 :: world_size()]"),
+    ("running/optimizer.py", "self.adam.consolidate_state_dict(to=0)", "pass"),
+    ("running/optimizer.py", "ranks.total(*[master.grad for master in self.masters])", "pass"),
+    ("mlmt_rl.py", "    runs.total(response_ids, response_mask, logprobs, entropies, truncated)", "    pass"),
+    ("mlmt_rl.py", "return runs.total(total_loss, total_value_loss)", "return total_loss, total_value_loss"),
+    ("mlmt_rl.py", "return runs.total(values)", "return values"),
+    ("intro.py", "return runs.total(total_loss, logged)", "return total_loss, logged"),
+    ("archer.py", " / runs.world_size()", ""),
     # ---- which tensor
     ("mlmt_rl.py", "solver, turn_1, batch, A_1,", "solver, turn_1, batch, A_2,"),
     ("mlmt_rl.py", "solver, turn_2, batch, A_2,", "solver, turn_2, batch, A_1,"),
@@ -114,7 +128,7 @@ MUTANTS = [
         '{"solver": (solver, solver_tokenizer), "feedback": (feedback,',
         '{"solver": (feedback, solver_tokenizer), "feedback": (feedback,',
     ),
-    ("score.py", "torch.cat(parts)[torch.cat(batches).argsort()]", "torch.cat(parts)"),
+    ("score.py", "logprobs[rows] = token_logprobs", "logprobs[rows.sort().values] = token_logprobs"),
     ("grpo.py", "(P - part.shape[1], 0)", "(0, P - part.shape[1])"),
     ("score.py", "models, tokenizers = (solver, reference),", "models, tokenizers = (solver, solver),"),
     ("grpo.py", "replace(args, temperature=0.0)", "args"),
@@ -215,7 +229,7 @@ MUTANTS = [
     ("mlmt_rl.py", "fill_(rewards_2.mean())", "fill_(rewards_1.mean())"),
     ("mlmt_rl.py", "for turn in (1, 0):", "for turn in (0, 1):"),
     ("archer.py", "A = A - b.detach()", "A = A - b"),
-    ("archer.py", "head(hidden[:, -T - 1 : -1].detach().float())", "head(hidden[:, -T:].detach().float())"),
+    ("archer.py", ".sum(1, keepdim=True) - 1  # (b, T)", ".sum(1, keepdim=True)  # (b, T)"),
     # ---- which sample
     (
         "archer.py",
@@ -236,8 +250,8 @@ MUTANTS = [
     ("archer.py", "            critic.train()\n", "            critic.eval()\n"),
     (
         "archer.py",
-        "((q_loss + v_loss).sum() / len(batch)).backward()",
-        "((q_loss + v_loss).sum() / len(mb)).backward()",
+        "((q_loss + v_loss).sum() / len(batch) /",
+        "((q_loss + v_loss).sum() / len(mb) /",
     ),
     ("archer.py", "+ new)[-args.capacity :]", "+ new)"),
     ("expert_iteration.py", 'keep = episodes["rewards_1"] == 1', 'keep = episodes["rewards_1"] >= 0'),
@@ -253,16 +267,16 @@ MUTANTS = [
     ("expert_iteration.py", "loss = -(new_logprobs *", 'loss = -(turn["logprobs"][mb] * new_logprobs *'),
     ("expert_iteration.py", "loss + args.kl_coef * kl_penalty", "loss + kl_penalty"),
     # ---- runs.py
-    ("runs.py", 'self.adam.param_groups[0]["lr"] = self.lr', "pass"),
-    ("runs.py", "clip_grad_norm_(self.masters, max_norm)", "clip_grad_norm_(self.masters, 1e9)"),
-    ("runs.py", '"masters": masters}', '"masters": []}'),
-    ("runs.py", "                    weight.copy_(master)", "                    pass"),
+    ("running/optimizer.py", 'self.adam.param_groups[0]["lr"] = self.lr', "pass"),
+    ("running/optimizer.py", "clip_grad_norm_(self.masters, max_norm)", "clip_grad_norm_(self.masters, 1e9)"),
+    ("running/optimizer.py", '"masters": masters}', '"masters": []}'),
+    ("running/optimizer.py", "                    weight.copy_(master)", "                    pass"),
     ("runs.py", 'torch.set_rng_state(trainer["rng"])', "pass"),
-    ("runs.py", "betas=betas", "betas=(0.9, 0.999)"),
-    ("running/models.py", "str(run.resumed / trained_as)", 'str(run.resumed / "solver")'),
+    ("running/optimizer.py", '"betas": betas', '"betas": (0.9, 0.999)'),
+    ("running/models.py", "run.resumed / trained_as if", 'run.resumed / "solver" if'),
     # ---- whose folder, which model
-    ("runs.py", "if not math.isfinite(norm):", "if False:"),
-    ("runs.py", "if values and not math.isfinite(values[-1]):", "if False:"),
+    ("running/optimizer.py", "if not math.isfinite(norm):", "if False:"),
+    ("running/optimizer.py", "if values and not math.isfinite(values[-1]):", "if False:"),
     ("runs.py", "if isinstance(value, float) and not math.isfinite(value):", "if False:"),
     ("runs.py", "if run.stop.signal or iteration == run", "if iteration == run"),
     ("running/models.py", '("drop" in key or "jitter" in key)', '"drop" in key'),
@@ -313,7 +327,7 @@ MUTANTS = [
     ),
     ("archer.py", 'tokens += turn["response_mask"].sum().item()', "pass"),
     # ---- InTRO
-    ("intro.py", "[hidden[:, -T - 1 : -1][mask", "[hidden[:, -T:][mask"),
+    ("intro.py", "(hidden_p, answered))]", "(hidden_p, turn))]"),
     ("intro.py", "w = w.detach() if args.stop_weight_gradients else w", "pass"),
     ("intro.py", "keep = verdicts == 1 if", "keep = verdicts >= 0 if"),
     ("intro.py", "hidden_p = hidden_states(model, answered, mb)", "hidden_p = hidden_states(model, turn, mb)"),
@@ -323,15 +337,15 @@ MUTANTS = [
     ("intro.py", ".float() / args.temperature).log_softmax(-1)", ".float()).log_softmax(-1)"),
     (
         "intro.py",
-        "candidates = torch.cat([own[:, None], draws], 1)",
-        "candidates = torch.cat([draws, own[:, None]], 1)",
+        "runs.draw(pool, uniforms)",
+        "runs.draw(log_q.exp(), uniforms)",
     ),
     ("intro.py", "share = log_q.exp().detach()", "share = log_q.exp()"),
     ("intro.py", "(weights > args.weight_clip)", "(weights < args.weight_clip)"),
     ("intro.py", "(p * (log_p - log_q)).sum(1), -(q", "(q * (log_q - log_p)).sum(1), -(q"),
     ("intro.py", "/ logged[5]).tolist()", "/ len(kept)).tolist()"),
     ("intro.py", "shown = run_episodes(models, tokenizers, problems, args, answered=True)", "shown = episodes"),
-    ("intro.py", "solver_optimizer.lr = args.learning_rate * lr_scale", "solver_optimizer.lr = args.learning_rate"),
+    ("intro.py", "args.learning_rate * common.lr_scale(args, iteration, args.iterations)", "args.learning_rate"),
     # ---- SharedRep-RLHF
     ("sharedrep_grpo.py", "r[:, r.mean(0).argmin()]", "r[:, r.mean(0).argmax()]"),
     ("sharedrep_grpo.py", "return r.min(1).values", "return r.mean(1)"),

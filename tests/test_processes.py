@@ -1,5 +1,6 @@
 """Several processes, as torchrun starts them, do what one does: samples, metrics, weights, checkpoints."""
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -7,11 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from conftest import read_jsonl, small_args, write_jsonl
+from conftest import read_jsonl, small_args
+from processes import work
 from replay import TIMES, save_family
 from safetensors.torch import load_file
 from test_replay_sharedrep import folder as rewards  # noqa: F401, a fixture
@@ -20,6 +21,7 @@ from test_siblings import ARCHER
 
 import archer
 import common
+import eval
 import expert_iteration
 import grpo
 import intro
@@ -27,6 +29,8 @@ import mlmt_rl
 import rl_guided_score
 import score
 import sharedrep_grpo
+import sharedrep_reward
+import template_search
 
 REPO = Path(__file__).resolve().parents[1]
 TWO_TURNS = {"rollout_size": 6, "stage1_iterations": 1}
@@ -55,32 +59,26 @@ def free_ports(n: int) -> list[int]:
 
 
 def run_together(place: Path, jobs: list[tuple], processes: int) -> None:
-    """Runs (script, flags) one after the other in so many processes."""
-    ports = free_ports(len(jobs))
-    rows = [{"script": s.__name__, "flags": asdict(a), "port": port} for (s, a), port in zip(jobs, ports)]
-    path = write_jsonl(place / f"jobs{processes}.jsonl", rows)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), str(REPO / "tests")])}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    if processes > 1:
-        environment |= {"WORLD_SIZE": str(processes), "TORCHELASTIC_RUN_ID": "none"}
-    command = [sys.executable, str(REPO / "tests" / "processes.py"), path]
-    logs = [(place / f"log{processes}-{rank}").open("w") for rank in range(processes)]
-    started = [
-        subprocess.Popen(
-            command,
-            cwd=REPO,
-            stdout=log,
-            stderr=log,
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else environment,
-        )
-        for rank, log in enumerate(logs)
+    """Runs (script, flags) one after the other in so many processes, forked from one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["processes", *{script.__name__ for script, _ in jobs}])
+    rows = [
+        {"script": script.__name__, "flags": vars(args), "port": port}
+        for (script, args), port in zip(jobs, free_ports(len(jobs)))
     ]
-    try:
-        codes = [process.wait(timeout=PATIENCE) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert codes == [0] * processes, "".join(Path(log.name).read_text()[-3000:] for log in logs)
+    started = []
+    for rank in range(processes):
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1"}
+        environment |= {"TORCHELASTIC_RUN_ID": "none"}
+        environment = {name: str(value) for name, value in environment.items()} if processes > 1 else {}
+        inputs = (rows, environment, str(place / f"log{processes}-{rank}"))
+        started.append(context.Process(target=work, args=inputs))
+        started[-1].start()
+    for process in started:
+        process.join(PATIENCE)
+        process.kill()
+    codes = [process.exitcode for process in started]
+    assert codes == [0] * processes, "".join(path.read_text()[-3000:] for path in place.glob(f"log{processes}-*"))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +88,7 @@ def flags_of(problem_file, rewards, tmp_path_factory):  # noqa: F811
 
     def flags(case: str, run_dir: Path, **more):
         script, own = CASES[case]
-        dataset, own = problem_file, {"policy_lm": model, "micro_batch_size": 2, "eval_size": 5, "seed": 2} | own | more
+        dataset, own = problem_file, {"policy_lm": model, "micro_batch_size": 2, "eval_size": 3, "seed": 2} | own | more
         if script is sharedrep_grpo:
             dataset = str(rewards / "plain.jsonl")
             own |= {"reward_dir": str(rewards / "rewards"), "policy_lm": str(rewards / "llama")}
@@ -156,11 +154,13 @@ def torchrun(*command: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=REPO, env=environment, stdout=-1, stderr=-1, text=True)
 
 
-def test_a_mistake_is_told_once():
-    """Red if every process tells it, or a script that runs in one process starts twice."""
-    process = torchrun("eval.py", "--limit", "2")
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode and err.count("error: eval.py runs in one process: start it with python") == 1
+def test_what_runs_in_one_process_is_not_started_twice(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for script in (eval, sharedrep_reward, template_search):
+        flags = {"templates": "templates"} if script is template_search else {}
+        with pytest.raises(common.InputError, match=r"py runs in one process: start it with python, not with torchrun"):
+            script.main(script.Args(**flags))
 
 
 def test_a_killed_process_ends_the_job(problem_file, tmp_path):
