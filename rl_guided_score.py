@@ -159,7 +159,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
             ids, position_ids = response_ids[rows, t, None], position_ids[:, -1:] + 1  # (b, 1)
             mask, places = torch.nn.functional.pad(mask, (0, 1), value=1), torch.arange(len(rows), device=model.device)
         truncated[rows] = 1  # those that are left
-    runs.total(response_ids, response_mask, logprobs, entropies, truncated)
+    runs.total(response_ids, response_mask, logprobs, entropies, truncated)  # each process has filled its own rows
     responses = [ids[mask == 1].tolist() for ids, mask in zip(response_ids, response_mask)]
     turn = {"prompts": prompts, "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "response_ids": response_ids}
     turn |= {"response_mask": response_mask.bool(), "logprobs": logprobs, "entropies": entropies}

@@ -171,7 +171,8 @@ def expected_sizes(run, state: dict) -> str:
         elif isinstance(part, Adam):
             elements = sum(master.numel() for master in part.masters)
             masters = sum(master.nbytes for weight, master in zip(part.weights, part.masters) if weight is not master)
-            memory, trainer = memory + masters + 12 * elements, trainer + masters + 8 * elements  # 2 moments, gradient
+            memory += masters + (4 + 8 / world_size()) * elements  # gradient, this process's part of the moments
+            trainer += masters + 8 * elements
     existing = next(path for path in (run.folder, *run.folder.absolute().parents) if path.exists())
     free, one = shutil.disk_usage(existing).free, models + trainer
     kept = run.args.keep_checkpoints + 1 if run.args.keep_checkpoints else run.args.iterations // run.args.save_every

@@ -67,6 +67,7 @@ RUNS = {
     ),
     "mlmt_rl, bfloat16": (mlmt_rl, {"max_feedback_tokens": 32, "dtype": "bfloat16", "top_p": 0.9}),
     "grpo": (grpo, {"prompt_template": "concise"}),
+    "grpo, adapters in bfloat16": (grpo, {"lora_rank": 4, "dtype": "bfloat16", "learning_rate": 1e-2}),
     "intro": (intro, {}),
     "archer": (archer, {"critic_batch_size": 4, "actor_batch_size": 4, "warmup_iterations": 0}),
 }

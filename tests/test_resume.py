@@ -50,7 +50,8 @@ def assert_same_run(run_dir, other) -> None:
     folders = [sorted(path.name for path in folder.iterdir() if path.is_dir()) for folder in (last, other_last)]
     assert folders[0] == folders[1] and "solver" in folders[0]
     for model in folders[0]:
-        weights, other_weights = (load_file(folder / model / "model.safetensors") for folder in (last, other_last))
+        (path,) = (last / model).glob("*.safetensors")  # of a whole model or an adapter
+        weights, other_weights = (load_file(folder / model / path.name) for folder in (last, other_last))
         assert weights.keys() == other_weights.keys()
         assert all(torch.equal(weights[name], other_weights[name]) for name in weights), model
     trainer, other_trainer = (torch.load(folder / "trainer.pt", weights_only=True) for folder in (last, other_last))
@@ -251,6 +252,7 @@ VARIANTS = {
         mlmt_rl,
         {"stage1_iterations": 3, "alpha": 1.0, "lr_warmup_iterations": 4, "kl_estimator": "k3_loss"},
     ),
+    "adapters in bfloat16": (mlmt_rl, BF16 | {"lora_rank": 4, "update_epochs": 2}),
     "SCoRe": (score, {"stage1_iterations": 3, "offline_first_turn": 0.5, "baseline": "batch", "num_minibatches": 2}),
     "RL-Guided SCoRe": (rl_guided_score, {"stage1_iterations": 1, "baseline": "leave-one-out"}),
     "ArCHer": (archer, ARCHER | {"use_baseline": True}),
