@@ -259,10 +259,10 @@ def check_models(solver: str, feedback: str | None, problems: list[common.Proble
     for flag, name, prompts, room in checks:
         try:
             source = runs.model_source(weights(name))
-            config = AutoConfig.from_pretrained(
-                runs.model_source(runs.base_model(source) or source), trust_remote_code=False
-            )
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            while base := runs.base_model(source):  # of an adapter, which may stand on another one
+                source = runs.model_source(base)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         except Exception as error:  # a missing folder, no network: each library raises its own types
             raise runs.not_loaded(flag, name, error) from error
         tokenizer.chat_template = tokenizer.chat_template if args.chat_template else None

@@ -255,6 +255,7 @@ def write_checkpoint(run, iteration: int, models: dict, trainer: dict) -> None:
     temporary = final.with_name(final.name + ".tmp")
     try:
         for name, (model, tokenizer) in models.items():
+            model.config.save_pretrained(temporary / name)  # which an adapter alone would leave out
             model.save_pretrained(temporary / name)
             tokenizer.save_pretrained(temporary / name)
         torch.save(trainer, temporary / "trainer.pt")

@@ -147,7 +147,7 @@ def run(main, args, script: str):
             print(f"\n{where_it_stands(args, script)}", file=sys.stderr)
         sys.exit(143 if interrupt.args else 130)  # runs.py raises it with the name of the signal SIGTERM
     except RuntimeError as error:
-        if "TORCHELASTIC_RUN_ID" not in os.environ or not re.search("gloo|nccl", f"{type(error)} {error}", re.I):
+        if "TORCHELASTIC_RUN_ID" not in os.environ or not re.search("DistBackend|by peer", f"{type(error)} {error}"):
             raise
         if first_here():
             print(f"\nerror: another process of this run has ended: {where_it_stands(args, script)}", file=sys.stderr)

@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import types
+import warnings
 from pathlib import Path
 
 from problems import InputError, Problem
@@ -85,7 +86,7 @@ def load_lm(run, name: str, flag: str, trained_as: str | None = None):
     if trained_as is None:
         return model, tokenizer
     if rank:
-        add_adapter(model, name, saved, rank, run.args.lora_alpha)
+        add_adapter(model, source, saved, rank, run.args.lora_alpha)
         sizes["models"] += size_of(weight for weight in model.parameters() if weight.requires_grad)
     else:
         model.requires_grad_(True)
@@ -99,7 +100,7 @@ def size_of(weights) -> int:
     return sum(weight.nbytes for weight in weights)
 
 
-def add_adapter(model, name: str, saved: Path | None, rank: int, alpha: int) -> None:
+def add_adapter(model, source: str, saved: Path | None, rank: int, alpha: int) -> None:
     """Puts an adapter on all linear layers, a new one or a checkpoint's: it is all that is trained."""
     need_peft("--lora-rank")
     from peft import LoraConfig
@@ -108,8 +109,8 @@ def add_adapter(model, name: str, saved: Path | None, rank: int, alpha: int) -> 
         model.load_adapter(str(saved), is_trainable=True)
         return
     model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"))
-    found = name if (ROOT / name).is_dir() or not Path(name).is_dir() else str(Path(name).absolute())
-    model.peft_config["default"].base_model_name_or_path = found  # a checkpoint is read from any directory
+    if Path(source).is_dir():  # a checkpoint is read from any directory
+        model.peft_config["default"].base_model_name_or_path = str(Path(source).absolute())
 
 
 def need_peft(what: str) -> None:
@@ -143,9 +144,11 @@ def load_whole(run, name: str, flag: str, merged: bool = True):
 
             model, tokenizer = load_whole(run, base, f"{flag} {name} is an adapter of another model:")
             if merged:
-                return PeftModel.from_pretrained(model, source).merge_and_unload().requires_grad_(False), tokenizer
-            model.load_adapter(source)
-            return model, tokenizer
+                with warnings.catch_warnings(category=FutureWarning, action="ignore"):  # of peft's own calls
+                    model = PeftModel.from_pretrained(model, source).merge_and_unload()
+            else:
+                model.load_adapter(source)
+            return model.requires_grad_(False), tokenizer
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         switch_off_noise(config)
         loading = {"config": config, "dtype": run.dtype, "trust_remote_code": False}
@@ -166,7 +169,7 @@ def load_whole(run, name: str, flag: str, merged: bool = True):
 
 
 def quicken(model) -> None:
-    """On a CPU few rows x meet a large weight W up to three times faster as W x' than as x W', which packs W anew."""
+    """On a CPU few float32 rows x meet a large W up to three times faster as W x' than as x W', which packs W anew."""
 
     def forward(self, x):
         if x.numel() > 64 * x.shape[-1] or torch.is_grad_enabled():
@@ -175,7 +178,7 @@ def quicken(model) -> None:
         return y if self.bias is None else y + self.bias
 
     for module in model.modules():
-        if type(module) is torch.nn.Linear and module.weight.numel() >= 2**20:
+        if type(module) is torch.nn.Linear and module.weight.numel() >= 2**20 and module.weight.dtype == torch.float32:
             module.forward = types.MethodType(forward, module)
 
 

@@ -17,6 +17,7 @@ import grpo
 import mlmt_rl
 import runs
 
+REPO = Path(__file__).resolve().parents[1]
 ADAPTERS = {"lora_rank": 4, "learning_rate": 3e-2, "guidance_lr": 3e-2, "rollout_size": 4, "groups_per_batch": 2}
 TOKENS = torch.arange(5, 25)[None]
 
@@ -74,7 +75,7 @@ def test_a_checkpoint_holds_the_adapter_and_names_its_base(trained):
     folder = common.last_checkpoint(trained) / "solver"
     assert not (folder / "model.safetensors").exists() and (folder / "tokenizer.json").is_file()
     config = json.loads((folder / "adapter_config.json").read_text())
-    assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == ("tiny", 4, 32)
+    assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == (str(REPO / "tiny"), 4, 32)
     assert all("lora_" in name for name in load_file(folder / "adapter_model.safetensors"))
 
 
@@ -98,6 +99,9 @@ def test_a_folder_with_an_adapter_is_a_model(trained, problem_file, tmp_path, co
     first, _ = loaded(grpo, common.last_checkpoint(tmp_path / "run4"), "solver", policy_lm=folder, lora_rank=4)
     both, _ = runs.load_lm(runs.place(args, evaluation.__file__), top, "--solver")
     assert torch.equal(logits(both), logits(first)) and not torch.allclose(logits(both), expected, atol=0.1)
+    flags = {"solver": (str(tmp_path / "run4"),), "dataset": (problem_file,), "limit": 2, "samples": 1, "turns": 1}
+    evaluation.main(evaluation.Args(**flags, max_new_tokens=8, run_dir=str(tmp_path / "eval")))
+    assert len(read_jsonl(tmp_path / "eval" / "episodes.jsonl")) == 2
 
 
 def test_what_is_missing_is_named(small, refused, trained, tmp_path, monkeypatch):  # noqa: F811

@@ -83,3 +83,15 @@ def test_code_problems(small, tmp_path, script):
         assert episode["attempt"].startswith("```python")  # tiny/functions wrote it
     assert sum(e["reward_1"] for e in episodes) > 0
     assert json.loads((tmp_path / "run" / "config.json").read_text())["args"]["policy_lm"] is None
+
+
+@pytest.mark.parametrize("script", [grpo, expert_iteration, intro], ids=lambda script: script.__name__)
+def test_evaluations_leave_training_as_it_was(small, tmp_path, coin_rewards, script):
+    """Red if an evaluation, sampled or greedy, draws from training's random numbers."""
+    rows = []
+    for often in (True, False):
+        run_dir = tmp_path / str(often)
+        script.main(small(script=script, run_dir=run_dir, eval_every=1 if often else 9, greedy_eval=often))
+        row = read_jsonl(run_dir / "metrics.jsonl")[2]
+        rows.append({name: row[name] for name in row if name.startswith(("rollout/", "losses/"))})
+    assert rows[0] == rows[1]
