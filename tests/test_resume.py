@@ -382,10 +382,11 @@ class Killed(BaseException):
 
 
 class Saved:
-    """Stands for a model or a tokenizer: writes one file."""
+    """Stands for a model, its configuration or a tokenizer: writes one file."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, config=None):
         self.name = name
+        self.config = config
 
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -394,7 +395,7 @@ class Saved:
         (folder / self.name).write_text("first half, second half")
 
 
-CHECKPOINT_FILES = {"solver/weights", "solver/tokenizer", "trainer.pt"}
+CHECKPOINT_FILES = {"solver/weights", "solver/config.json", "solver/tokenizer", "trainer.pt"}
 
 
 def test_a_kill_at_any_moment_leaves_whole_checkpoints(tmp_path, monkeypatch):
@@ -418,7 +419,7 @@ def test_a_kill_at_any_moment_leaves_whole_checkpoints(tmp_path, monkeypatch):
     for moment in range(1, 1000):
         run_dir = tmp_path / str(moment)
         run_dir.mkdir()
-        models = {"solver": (Saved("weights"), Saved("tokenizer"))}
+        models = {"solver": (Saved("weights", Saved("config.json")), Saved("tokenizer"))}
         args = SimpleNamespace(keep_checkpoints=1, save_every=1)
         run = SimpleNamespace(folder=run_dir, args=args, start_time=0.0, device="cpu")
         common.write_rows(run_dir / "metrics.jsonl", [{"iteration": 1, "rollout/reward": 0.0}])
