@@ -185,17 +185,8 @@ def test_a_copied_script_names_itself(small, tmp_path, problem_file):
     for name in ("common.py", "runs.py", "report.py"):
         shutil.copy(REPO / name, tmp_path)
     shutil.copy(REPO / "grpo.py", tmp_path / "my_grpo.py")
-    flags = [
-        "--dataset",
-        problem_file,
-        "--iterations",
-        "1",
-        "--eval-size",
-        "2",
-        "--groups-per-batch",
-        "2",
-        "--no-report",
-    ]
+    flags = ["--dataset", problem_file, "--no-report"]
+    flags += "--iterations 1 --eval-size 2 --groups-per-batch 2 --group-size 2 --max-new-tokens 8".split()
     command = [sys.executable, "my_grpo.py", *flags]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
@@ -212,7 +203,7 @@ def test_a_copied_script_names_itself(small, tmp_path, problem_file):
 
 def test_a_full_disk(small, tmp_path):
     """Red if a checkpoint that finds no room ends in a traceback, leaves half a folder, or spoils what was written."""
-    args = small(iterations=3, save_every=2)
+    args = small(iterations=3, save_every=2, eval_every=3)
 
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))  # the weights take more
@@ -223,7 +214,7 @@ def test_a_full_disk(small, tmp_path):
     assert "checkpoint-000002 cannot be written" in ended.stderr and "make room, then go on with" in ended.stderr
     assert not list((tmp_path / "run").glob("checkpoint-*")) and len(metric_lines(tmp_path / "run")) == 3
     mlmt_rl.main(replace(args, if_run_exists="resume"))
-    mlmt_rl.main(small(iterations=3, save_every=2, run_dir=tmp_path / "whole"))
+    mlmt_rl.main(replace(args, run_dir=str(tmp_path / "whole")))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
