@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])  # this folder and the repository root
+sys.path[:0] = map(str, Path(__file__).resolve().parents[1::-1])  # the repository root and this folder
 import common  # first: it sets how idle threads wait, for both
 import grpo
 import runs

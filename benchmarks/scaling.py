@@ -26,10 +26,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 class Args:
     responses: tuple[int, ...] = (16, 32, 64, 128)
     """responses of an iteration, in groups of 8"""
-    lengths: tuple[int, ...] = (32, 64, 128, 256)
+    lengths: tuple[int, ...] = (16, 32, 64, 128)
     """tokens of every response"""
-    widths: tuple[int, ...] = (128, 256, 512, 1024)
-    """hidden size of four layers: .8 to 50 million weights besides the embedding"""
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    """hidden size of four layers: .2 to 13 million weights besides the embedding"""
     repeats: int = 3
     """measurements of each, after one that does not count; the sizes take turns"""
     threads: int = 1
