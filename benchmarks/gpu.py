@@ -1,6 +1,6 @@
 """What only a GPU can show, in one table: numerics, speed, memory, a resumed run, learning.
 
-    python benchmarks/gpu.py                                one GPU of 80 GB, about 10 minutes
+    python benchmarks/gpu.py                                one GPU of 80 GB; meant for 10 minutes, not run yet
     python benchmarks/gpu.py --device cpu --shape small     the same code where there is none
 
 The model of the speed checks has Qwen2.5-1.5B's shape and random weights: right for time and memory. A row without a
@@ -90,8 +90,8 @@ def numerics(args: Args) -> None:
     flags = grpo.Args(device=args.device, max_new_tokens=32)
     for dtype, bound in ((torch.float32, 1e-4), (torch.bfloat16, 2e-2)):
         model, tokenizer = embedded(args.device, dtype)
-        prompts = [(ids[n % 30 :], 1) for n, ids in enumerate(torch.randint(3, len(tokenizer), (64, 40)).tolist())]
         torch.manual_seed(0)
+        prompts = [(ids[n % 30 :], 1) for n, ids in enumerate(torch.randint(3, len(tokenizer), (64, 40)).tolist())]
         turn = grpo.generate(model, tokenizer, prompts, 32, flags)
         found = (turn["logprobs"] - grpo.rollout_logprobs(model, turn, flags))[turn["response_mask"]].abs()
         difference = (found.max() if dtype == torch.float32 else found.mean()).item()
