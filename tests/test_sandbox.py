@@ -286,6 +286,12 @@ def add(a, b):
     threading.stack_size(32768)
     for _ in range(2000): threading.Thread(target=time.sleep, args=(9,)).start()
     return a + b""",
+    "has too many threads between two counts": """
+import threading, time
+def add(a, b):
+    threading.stack_size(32768)
+    for _ in range(300): threading.Thread(target=time.sleep, args=(9,)).start()
+    return a + b""",
     "makes system calls": """
 import ctypes
 libc = ctypes.CDLL(None)

@@ -124,6 +124,8 @@ class Server:
                 raise SandboxError(f"a process does not answer: {error}") from error
             finally:
                 dead = self.receive(b"k")
+        if dead == b"t":  # killed for its threads, whatever it had answered before
+            return [], True
         if dead != b"d":
             self.lost = True
             self.close()

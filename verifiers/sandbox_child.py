@@ -543,14 +543,17 @@ def serve(control: socket.socket, layers: dict) -> None:
             finally:
                 os._exit(0)
         os.close(descriptors[0])
-        while not select.select([control], [], [], WATCH)[0]:
-            if threads(pid) > MAX_THREADS:
+        ordered, end = False, b"d"
+        while not ordered:
+            ordered = bool(select.select([control], [], [], WATCH)[0])
+            if threads(pid) > MAX_THREADS:  # also at the end: all may start between two counts
+                end = b"t"
                 os.kill(pid, signal.SIGKILL)
         order = control.recv(1)
         kill_all(pid)
         if not order:
             return
-        control.send(b"d")
+        control.send(end)
 
 
 def main() -> None:
