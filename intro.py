@@ -194,9 +194,9 @@ def teacher_turn(turn: dict, model, tokenizer, problems: list[common.Problem], a
 def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
     """The backbone's final states over these rows, each a prompt and its response, padded on the right: (b, L, C).
 
-    A state has seen nothing behind its token, so padding there needs no mask, and attention takes its fastest form.
+    Where several rows have the same prompt, it is read once for all of them.
     """
-    return model.base_model(input_ids=runs.right_padded(turn, rows), use_cache=False).last_hidden_state
+    return runs.final_states(model, turn, rows)
 
 
 # ---- the method ----------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from running import folder, ranks
 from running.folder import find_folder, fingerprint, open_folder, release, stopped  # noqa: F401, scripts find them here
 from running.models import *  # noqa: F403, load_lm, save_tensors, ...
 from running.optimizer import Adam
+from running.passes import *  # noqa: F403, sample, final_states, micro_batches, ...
 from running.ranks import batches, from_all, from_first, total, world_size  # noqa: F401
 
 import numpy as np

@@ -1,46 +1,24 @@
-"""Loads language models, refuses those that the scripts would train wrongly, and what else they do with any model."""
+"""Loads language models, and refuses those that the scripts would train wrongly."""
 
 import copy
 import importlib.util
 import json
-import os
-import re
 import tempfile
 import types
 import warnings
 from pathlib import Path
 
 from problems import InputError, Problem
-from problems.prompts import context_length
-from running import ranks
 from running.folder import sync
+from running.passes import end_ids
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 EMBEDDED_MODELS = ("tiny", "tiny/functions", "tiny/answered", "tiny/styled")  # see tiny/pretrain.py
-__all__ = [
-    "EMBEDDED_MODELS",
-    "base_model",
-    "cut_at_stops",
-    "draw",
-    "embedded_model",
-    "end_ids",
-    "features",
-    "generation_batch_size",
-]
-__all__ += [
-    "load_lm",
-    "load_tensors",
-    "micro_batches",
-    "model_source",
-    "not_loaded",
-    "pad_left",
-    "right_padded",
-    "sample",
-    "save_tensors",
-]
+__all__ = ["EMBEDDED_MODELS", "base_model", "embedded_model", "load_lm", "load_tensors", "model_source", "not_loaded"]
+__all__ += ["save_tensors"]
 THINKING = ("<think>", "</think>")
 ROOT = Path(__file__).parents[1]
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of logits that are computed in two ways, beside the largest
@@ -203,47 +181,6 @@ def keep_thoughts_apart(tokenizer):
         return AutoTokenizer.from_pretrained(folder)
 
 
-@torch.no_grad()
-def features(model, tokenizer, prompts: list[str], responses: list[str], pooling: str, batch_size: int) -> torch.Tensor:
-    """phi(x, y): final states of a frozen model, averaged over the response and its end, or at its end: (n, d) float32.
-
-    prompts: the bare questions; "" leaves the response alone. Texts beyond the context lose their beginning.
-    """
-    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
-    rows = []  # (token ids, how many of them belong to the response)
-    for prompt, response in zip(prompts, responses):
-        before = tokenizer(f"{prompt}\n", add_special_tokens=False).input_ids if prompt else []
-        ids = [*tokenizer(response, add_special_tokens=False).input_ids, end]
-        rows.append(([*before, *ids][-context_length(model.config) :], len(ids)))
-    order = torch.tensor([len(ids) for ids, _ in rows]).argsort(stable=True)  # sorted by length to limit padding
-    parts = []
-    for chunk in order.split(batch_size):
-        L = max(len(rows[i][0]) for i in chunk)
-        ids = torch.tensor([rows[i][0] + [end] * (L - len(rows[i][0])) for i in chunk], device=model.device)  # (b, L)
-        ends = torch.tensor([len(rows[i][0]) for i in chunk], device=model.device)[:, None]  # (b, 1)
-        read = torch.tensor([rows[i][1] if pooling == "mean" else 1 for i in chunk], device=model.device)[:, None]
-        place = torch.arange(L, device=model.device)  # (L,)
-        output = model.base_model(input_ids=ids, attention_mask=(place < ends).long(), use_cache=False)
-        weight = ((place < ends) & (place >= ends - read)).float()[..., None]  # (b, L, 1)
-        parts.append((output.last_hidden_state.float() * weight).sum(1) / weight.sum(1))  # (b, d)
-    return torch.cat(parts)[order.argsort()].cpu()
-
-
-def cut_at_stops(sampled: dict, tokenizer, stop_strings: tuple[str, ...]) -> None:
-    """Ends each sampled response before the first of stop_strings; the mask runs to the token that completes it."""
-    for i, text in enumerate(sampled["texts"]):
-        start = min((text.find(stop) for stop in stop_strings if stop in text), default=None)
-        if start is not None:
-            ids, n = sampled["response_ids"][i], 1
-            while not any(stop in tokenizer.decode(ids[:n], skip_special_tokens=True) for stop in stop_strings):
-                n += 1
-            sampled["texts"][i], sampled["truncated"][i] = text[:start], False
-            sampled["response_mask"][i, n:] = False
-            for part in sampled.values():
-                if isinstance(part, torch.Tensor) and part.is_floating_point():  # what is known of each token
-                    part[i, n:] = 0
-
-
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Writes a .safetensors file in one step. Raises InputError."""
     temporary = path.with_name(path.name + ".tmp")
@@ -291,96 +228,3 @@ def unsupported(model, tokenizer) -> str | None:
     if not hasattr(getattr(model.eval().base_model(tokens, use_cache=True), "past_key_values", None), "reorder_cache"):
         return "keeps no key-value cache from which sequences can be taken, which sampling needs"
     return None
-
-
-# ---- sampling and batches ------------------------------------------------------------------------------------------
-
-
-def end_ids(model, tokenizer) -> list[int]:
-    """The tokens that end a response: those of the model's generation_config and the tokenizer's."""
-    ends = model.generation_config.eos_token_id
-    return sorted({*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None})
-
-
-def pad_left(prompts: list[list[int]], device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids of several lengths behind zeros, and the mask of what is no padding: 2 x (B, P)."""
-    P = max(map(len, prompts))
-    ids = torch.tensor([[0] * (P - len(prompt)) + prompt for prompt in prompts], device=device)
-    return ids, torch.tensor([[0] * (P - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-
-
-def sample(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float) -> tuple[torch.Tensor, ...]:
-    """Of each row of logits (b, W): a token, log pi of it, and the entropy of pi = softmax(logits / temperature): (b,).
-
-    At temperature 0 the likeliest token, of softmax(logits). top_p < 1: of the likeliest tokens that make up so much of
-    the probability; it leaves tokens out of the sampling, not out of pi.
-    uniforms: (b,), see `draw`.
-    """
-    log_pi = (logits.float() / (temperature or 1.0)).log_softmax(-1)  # (b, W)
-    pi = log_pi.exp()
-    kept = pi
-    if top_p < 1:
-        ordered, order = pi.sort(-1, descending=True)
-        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0  # those before it make up top_p
-        kept = torch.zeros_like(pi).scatter(-1, order, ordered)
-    tokens = draw(kept, uniforms[:, None]) if temperature else pi.argmax(-1, keepdim=True)  # (b, 1)
-    return tokens[:, 0], log_pi.gather(-1, tokens)[:, 0], torch.special.entr(pi).sum(-1)
-
-
-def draw(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Of each row n places, with probabilities in proportion to its weights: (b, W), (b, n) -> (b, n).
-
-    uniforms: float64 in [0, 1). A place is the first up to which the weights add up to so much of their sum.
-    """
-    cumulated = weights.cumsum(-1, dtype=torch.float64)  # (b, W)
-    return torch.searchsorted(cumulated, (1 - uniforms) * cumulated[:, -1:])
-
-
-def generation_batch_size(args, model, length: int) -> int:
-    """--generation-batch-size; for 0 as many sequences of `length` tokens as half of the free memory holds.
-
-    Counted are keys, values and what sampling makes of the logits, about six float32 tensors.
-    """
-    if args.generation_batch_size:
-        return args.generation_batch_size
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = 2 * config.num_hidden_layers * heads * head_size * length * model.dtype.itemsize
-    return max(1, int(free_memory(model.device) / 2 / (cache + 24 * config.vocab_size)))
-
-
-def free_memory(device) -> int:
-    """Bytes that can be had on a device; where the system does not say, 4 GB."""
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of this machine, each with its share
-    try:
-        return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) // processes
-    except (OSError, TypeError):
-        return 4 * 10**9
-
-
-def right_padded(padded: dict, rows: torch.Tensor) -> torch.Tensor:
-    """The token ids of these rows, prompt and response joined, with all padding behind them: (b, L)."""
-    ids = torch.cat([padded["prompt_ids"][rows], padded["response_ids"][rows]], 1)  # (b, P+T)
-    mask = torch.cat([padded["prompt_mask"][rows].bool(), padded["response_mask"][rows]], 1)  # (b, P+T)
-    lengths = mask.sum(1, keepdim=True)  # (b, 1)
-    filled = torch.arange(int(lengths.max()), device=ids.device) < lengths  # (b, L)
-    return torch.zeros_like(filled, dtype=torch.long).masked_scatter(filled, ids[mask])
-
-
-def micro_batches(padded: dict, rows: torch.Tensor, args) -> tuple[torch.Tensor, ...]:
-    """This process's share of the rows in micro-batches, sorted by length to limit padding, of --micro-batch-size at
-    most; fewer where they would hold more than --tokens-per-micro-batch tokens, padding included."""
-    lengths = padded["prompt_mask"][rows].sum(1) + padded["response_mask"][rows].sum(1)
-    share = lengths.argsort(stable=True)[ranks.rank() :: ranks.world_size()]
-    most, sizes = args.micro_batch_size, []
-    for length in lengths[share].tolist():
-        if args.tokens_per_micro_batch:
-            most = min(args.micro_batch_size, max(1, args.tokens_per_micro_batch // length))
-        if not sizes or sizes[-1] >= most:
-            sizes.append(0)
-        sizes[-1] += 1
-    return rows[share].split(sizes) if sizes else ()

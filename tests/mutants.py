@@ -23,23 +23,23 @@ REPLAYS |= {
     "archer.py": "test_archer_is",
     "expert_iteration.py": "test_expert",
 }
-REPLAYS |= dict.fromkeys(("sharedrep_grpo.py", "sharedrep_reward.py", "running/models.py"), "test_sharedrep_grpo_is")
+REPLAYS |= dict.fromkeys(("sharedrep_grpo.py", "sharedrep_reward.py", "running/passes.py"), "test_sharedrep_grpo_is")
 OTHERS = "archer expert_iteration intro sharedrep episodes gradients grpo logprobs models".split()
 OTHERS += "processes resume run_folder score".split()
 
 # script, text, text with the mistake
 MUTANTS = [
     # ---- the decode loop and what it notes
-    ("running/models.py", "logits.float() / (temperature or 1.0)", "logits.float()"),
-    ("running/models.py", "draw(kept, uniforms", "draw(pi, uniforms"),
-    ("running/models.py", "ordered.cumsum(-1) - ordered >= top_p", "ordered.cumsum(-1) >= top_p"),
-    ("running/models.py", "log_pi.gather(-1, tokens)[:, 0]", "kept.log().gather(-1, tokens)[:, 0]"),
+    ("running/passes.py", "logits.float() / (temperature or 1.0)", "logits.float()"),
+    ("running/passes.py", "draw(kept, uniforms", "draw(pi, uniforms"),
+    ("running/passes.py", "ordered.cumsum(-1) - ordered >= top_p", "ordered.cumsum(-1) >= top_p"),
+    ("running/passes.py", "log_pi.gather(-1, tokens)[:, 0]", "kept.log().gather(-1, tokens)[:, 0]"),
     ("mlmt_rl.py", "sampled = runs.sample(logits[places],", "sampled = runs.sample(logits,"),
     ("mlmt_rl.py", "cache.reorder_cache(places)", "pass"),
     ("mlmt_rl.py", "position_ids[:, -1:] + 1  # (b, 1)", "position_ids[:, -1:]  # (b, 1)"),
     ("mlmt_rl.py", "if t == 0 or not going.all():", "if not going.all():"),
     ("grpo.py", 'if "old_logprobs" in turn else', "if False else"),
-    ("running/models.py", "(1 - uniforms) * cumulated", "uniforms * cumulated"),
+    ("running/passes.py", "(1 - uniforms) * cumulated", "uniforms * cumulated"),
     ("mlmt_rl.py", "t = torch.arange(1, hidden.shape[1] + 1,", "t = torch.arange(0, hidden.shape[1],"),
     ("grpo.py", "t = torch.arange(1, hidden.shape[1] + 1,", "t = torch.arange(2, hidden.shape[1] + 2,"),
     # ---- adapters and several processes
@@ -377,8 +377,8 @@ MUTANTS = [
     ("sharedrep_reward.py", "torch.manual_seed(args.seed + 1_000_003 * start)", "pass"),
     ("sharedrep_reward.py", "len(rows) // size * size", "len(rows)"),
     ("sharedrep_reward.py", '"split": "test" if held_out else "train"', '"split": "train" if held_out else "test"'),
-    ("running/models.py", "(place >= ends - read)", "(place > ends - read)"),
-    ("running/models.py", '["response_mask"][i, n:] = False', '["response_mask"][i, n - 1 :] = False'),
+    ("running/passes.py", "(place >= ends - read)", "(place > ends - read)"),
+    ("running/passes.py", '["response_mask"][i, n:] = False', '["response_mask"][i, n - 1 :] = False'),
     ("archer.py", "auc(q.min(1).values, rewards_1)", "auc(q[:, 0], rewards_1)"),
     (
         "running/folder.py",

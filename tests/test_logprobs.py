@@ -167,6 +167,7 @@ def test_micro_batches_by_size_and_tokens(size, tokens, expected):
     """Lengths 3, 4, 4, 5, 9 in some order, every row once, padding counted."""
     lengths = torch.tensor([9, 4, 3, 5, 4])
     turn = {"prompt_mask": torch.arange(9) < lengths[:, None] - 1, "response_mask": torch.ones(5, 1).bool()}
+    turn["prompt_ids"] = turn["prompt_mask"].long()
     args = make_args(micro_batch_size=size, tokens_per_micro_batch=tokens)
     batches = runs.micro_batches(turn, torch.tensor([4, 0, 1, 3, 2]), args)
     assert [len(batch) for batch in batches] == expected
@@ -174,10 +175,52 @@ def test_micro_batches_by_size_and_tokens(size, tokens, expected):
     assert lengths[torch.cat(batches)].tolist() == [3, 4, 4, 5, 9]
 
 
+def test_micro_batches_by_prompt():
+    """By hand: prompts of 6 tokens and responses of 1 and 2 are 14 + 16 tokens by length, 2 x (6 + 4) by prompt;
+    prompts of 1 token and responses of 1 and 9 are 4 + 20 tokens by length, 2 x (1 + 18) by prompt."""
+    for P, T, together in ((6, 2, [[0, 2], [1, 3]]), (1, 9, [[0, 1], [2, 3]])):
+        turn = {"prompt_ids": torch.tensor([[3] * P, [4] * P] * 2), "prompt_mask": torch.ones(4, P).long()}
+        turn["response_mask"] = torch.arange(T) < torch.tensor([[1], [1], [T], [T]])
+        batches = runs.micro_batches(turn, torch.arange(4), make_args(micro_batch_size=2))
+        assert [batch.tolist() for batch in batches] == together
+        args = make_args(micro_batch_size=2, gradient_checkpointing=True)  # which leaves no cache to go on from
+        assert [batch.tolist() for batch in runs.micro_batches(turn, torch.arange(4), args)] == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("family", CACHES)
+def test_a_prompt_is_read_once(family):
+    """States and gradients are those of whole sequences, each alone; where keys and values carry no gradient, too."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**{"vocab_size": 80} | SIZES | CACHES[family])
+    model = transformers.AutoModelForCausalLM.from_config(config).double()
+    model.generation_config.eos_token_id = sorted(END_IDS)
+    turn = sample(model, make_args(), [PROMPTS[row] for row in (1, 2, 1, 2, 1, 2, 1)])
+    rows, read = torch.tensor([6, 0, 1, 2, 3, 4]), []
+    hook = model.base_model.register_forward_pre_hook(
+        lambda module, _, inputs: read.append(inputs["input_ids"].shape), with_kwargs=True
+    )
+    hidden = mlmt_rl.hidden_states(model, turn, rows)  # (b, L, C)
+    hook.remove()
+    lengths = (turn["prompt_mask"].sum(1) + turn["response_mask"].sum(1))[rows]
+    T = int(turn["response_mask"][rows].sum(1).max())
+    whole = [(len(rows), int(lengths.max()))]
+    assert list(map(tuple, read)) == (whole if "Qwen3_5" in family else [(2, 7), (6, T)])
+    directions = torch.randn_like(hidden) * (torch.arange(hidden.shape[1]) < lengths[:, None])[..., None]
+    (hidden * directions).sum().backward()
+    gradient = gradients(model.base_model)
+    for row, states, direction in zip(rows, hidden, directions):
+        ids = turn["prompt_ids"][row][turn["prompt_mask"][row] == 1].tolist()
+        ids += turn["response_ids"][row][turn["response_mask"][row]].tolist()
+        alone = model.base_model(torch.tensor([ids]), use_cache=False).last_hidden_state[0]
+        assert torch.allclose(states[: len(ids)], alone, atol=1e-5)
+        (alone * direction[: len(ids)]).sum().backward()
+    assert close(gradient, gradients(model.base_model))
+
+
 def test_as_many_responses_at_once_as_memory_allows(monkeypatch):
     """By hand: 2 layers of 2 heads of 16, keys and values in float32, 10 tokens: 5,120 bytes; 80 logits: 1,920."""
     model = random_model("llama")
-    monkeypatch.setattr("running.models.free_memory", lambda device: 71_000)
+    monkeypatch.setattr("running.passes.free_memory", lambda device: 71_000)
     assert runs.generation_batch_size(make_args(), model, 10) == 5
     assert runs.generation_batch_size(make_args(), model, 10**6) == 1
     assert runs.generation_batch_size(make_args(generation_batch_size=7), model, 10) == 7
