@@ -132,7 +132,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
         P = int(prompt_mask[rows].sum(1).max())
         ids_and_mask = torch.cat([prompt_ids[rows, -P:], prompt_mask[rows, -P:]], 1)  # (b, 2 P)
         unique, places = ids_and_mask.unique(dim=0, return_inverse=True)  # a prompt is read once for all its responses
-        (ids, mask), cache = unique.chunk(2, 1), None
+        (ids, mask), cache = unique.chunk(2, 1), runs.new_cache(model)
         position_ids = (mask.cumsum(1) - 1).clamp(min=0)
         for t in range(T):
             inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids}

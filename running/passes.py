@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 __all__ = ["cut_at_stops", "draw", "end_ids", "features", "final_states", "generation_batch_size", "micro_batches"]
-__all__ += ["pad_left", "sample"]
+__all__ += ["new_cache", "pad_left", "sample"]
 BRANCHING = {DynamicLayer, DynamicSlidingWindowLayer}  # keys and values that several sequences can go on from
 
 
@@ -27,6 +27,36 @@ def pad_left(prompts: list[list[int]], device) -> tuple[torch.Tensor, torch.Tens
     P = max(map(len, prompts))
     ids = torch.tensor([[0] * (P - len(prompt)) + prompt for prompt in prompts], device=device)
     return ids, torch.tensor([[0] * (P - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values with room behind them: a new token is written there, and nothing before it is copied."""
+
+    ROOM = 64  # tokens
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *inputs, **more) -> tuple[torch.Tensor, torch.Tensor]:
+        before, end = self.get_seq_length(), self.get_seq_length() + keys.shape[-2]
+        if before == 0 or self.rooms[0].shape[-2] < end:
+            rooms = [new.new_empty(*new.shape[:-2], end + self.ROOM, new.shape[-1]) for new in (keys, values)]
+            for room, old in zip(rooms, (self.keys, self.values) if before else ()):
+                room[..., :before, :] = old
+            self.rooms, self.is_initialized = rooms, True
+        for room, new in zip(self.rooms, (keys, values)):
+            room[..., before:end, :] = new
+        self.keys, self.values = (room[..., :end, :] for room in self.rooms)
+        return self.keys, self.values
+
+    def reorder_cache(self, places: torch.Tensor) -> None:
+        before = self.get_seq_length()
+        self.rooms = [room.index_select(0, places) for room in self.rooms]
+        self.keys, self.values = (room[..., :before, :] for room in self.rooms)
+
+
+def new_cache(model) -> DynamicCache:
+    """Empty, for a model to keep keys and values in as it samples."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 def sample(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float) -> tuple[torch.Tensor, ...]:

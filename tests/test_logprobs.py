@@ -99,8 +99,9 @@ CACHES = {
 
 @pytest.mark.parametrize("size", [0, 2])
 @pytest.mark.parametrize("family", CACHES)
-def test_decoding_is_a_forward_pass_a_token(family, size):
+def test_decoding_is_a_forward_pass_a_token(family, size, monkeypatch):
     """Greedily, against whole unpadded sequences: prompts that come twice, early ends, sliding and linear attention."""
+    monkeypatch.setattr("running.passes.RoomyLayer.ROOM", 3)  # tokens come where there is room, and where there is none
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(**{"vocab_size": 80} | SIZES | CACHES[family])
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
@@ -119,6 +120,18 @@ def test_decoding_is_a_forward_pass_a_token(family, size):
         assert turn["truncated"][row].item() == (ids[-1] not in END_IDS)
     lengths = turn["response_mask"].sum(1)
     assert lengths.min() < lengths.max() and turn["response_ids"].unique().numel() > 4
+
+
+def test_a_token_is_written_where_there_is_room():
+    """Nothing before it is copied until the room is full; the sequences that are left take theirs along."""
+    model, cache, places = random_model("llama"), runs.new_cache(random_model("llama")), []
+    for t in range(70):
+        model.base_model(torch.tensor([[15], [16]]), past_key_values=cache, use_cache=True)
+        places.append((cache.layers[0].keys.data_ptr(), cache.layers[1].values.data_ptr()))
+        if t == 67:
+            cache.reorder_cache(torch.tensor([1, 1]))
+    assert len(set(places)) == 3 and len(set(places[:65])) == len(set(places[65:68])) == len(set(places[68:])) == 1
+    assert cache.layers[0].keys.shape == (2, 2, 70, 16)
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.7)])
