@@ -116,7 +116,8 @@ def final_states(model, padded: dict, rows: torch.Tensor) -> torch.Tensor:
     """The backbone's final states over these rows, each a prompt and its response, padded on the right: (b, L, C).
 
     A state has seen nothing behind its token, so padding there needs no mask, and attention takes its fastest form.
-    Where that is fewer tokens, each distinct prompt is read once, and its responses see it through its keys and values.
+    Where that is fewer tokens, each distinct prompt is read once, and its responses see it through its keys and values;
+    not with --gradient-checkpointing, which keeps neither.
     """
     prompt_ids, prompt_mask = padded["prompt_ids"][rows], padded["prompt_mask"][rows]  # (b, P)
     response_ids, response_mask = padded["response_ids"][rows], padded["response_mask"][rows]  # (b, T)

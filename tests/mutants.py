@@ -42,6 +42,13 @@ MUTANTS = [
     ("running/passes.py", "(1 - uniforms) * cumulated", "uniforms * cumulated"),
     ("mlmt_rl.py", "t = torch.arange(1, hidden.shape[1] + 1,", "t = torch.arange(0, hidden.shape[1],"),
     ("grpo.py", "t = torch.arange(1, hidden.shape[1] + 1,", "t = torch.arange(2, hidden.shape[1] + 2,"),
+    ("running/passes.py", "torch.cat([before[places], states], 1)", "torch.cat([before[places.flip(0)], states], 1)"),
+    ("running/passes.py", "positions[places, -1:] + 1 + torch", "positions[places, -1:] + torch"),
+    ("running/passes.py", "[seen[places], response_mask", "[torch.ones_like(seen[places]), response_mask"),
+    ("running/passes.py", "    cache.reorder_cache(places)\n", "    cache.reorder_cache(places.flip(0))\n"),
+    ("running/passes.py", "prompts * (1 + lengths.max()) + lengths):", "prompts + lengths):"),
+    ("running/passes.py", "room[..., :before, :] = old", "pass"),
+    ("running/passes.py", "room.index_select(0, places) for room", "room[: len(places)] for room"),
     # ---- adapters and several processes
     ("running/models.py", "lora_alpha=alpha", "lora_alpha=rank"),
     ("running/models.py", "model.load_adapter(str(saved), is_trainable=True)", "model.load_adapter(str(saved))"),
