@@ -146,27 +146,28 @@ def final_states(model, padded: dict, rows: torch.Tensor) -> torch.Tensor:
     return states.new_zeros(*filled.shape, states.shape[-1]).masked_scatter(filled[..., None], states)
 
 
+def distinct_prompts(padded: dict, rows: torch.Tensor) -> torch.Tensor:
+    """A number for each row's prompt, the same where they are the same: (b,)."""
+    prompts = torch.cat([padded["prompt_ids"][rows], padded["prompt_mask"][rows]], 1)  # (b, 2 P)
+    return prompts.unique(dim=0, return_inverse=True)[1]
+
+
 def tokens_read(padded: dict, rows: torch.Tensor) -> tuple[int, int]:
     """Tokens of a pass over these rows, padding included: as whole sequences, or with each distinct prompt once."""
     prompts, responses = padded["prompt_mask"][rows].sum(1), padded["response_mask"][rows].sum(1)  # (b,)
-    distinct = len(torch.cat([padded["prompt_ids"][rows], padded["prompt_mask"][rows]], 1).unique(dim=0))
-    whole = len(rows) * int((prompts + responses).max())
-    return whole, distinct * int(prompts.max()) + len(rows) * int(responses.max())
+    first = len(distinct_prompts(padded, rows).unique()) * int(prompts.max())
+    return len(rows) * int((prompts + responses).max()), first + len(rows) * int(responses.max())
 
 
 def micro_batches(padded: dict, rows: torch.Tensor, args) -> tuple[torch.Tensor, ...]:
     """This process's share of the rows in micro-batches of --micro-batch-size at most; fewer where they would hold more
     than --tokens-per-micro-batch tokens, padding included.
 
-    Sorted by length to limit padding, or by prompt and length if that makes fewer tokens to read.
+    Sorted by length to limit padding, or by prompt and length where so all processes read fewer tokens.
     """
     lengths = padded["prompt_mask"][rows].sum(1) + padded["response_mask"][rows].sum(1)  # (n,)
-    prompts = torch.cat([padded["prompt_ids"][rows], padded["prompt_mask"][rows]], 1).unique(
-        dim=0, return_inverse=True
-    )[1]
-    found = []
-    for order in (lengths, prompts * (1 + lengths.max()) + lengths):
-        share = order.argsort(stable=True)[ranks.rank() :: ranks.world_size()]
+
+    def split(share: torch.Tensor) -> tuple[torch.Tensor, ...]:
         sizes, longest = [], 0
         for length in lengths[share].tolist():
             longest = max(longest, length)
@@ -174,9 +175,17 @@ def micro_batches(padded: dict, rows: torch.Tensor, args) -> tuple[torch.Tensor,
             if not sizes or sizes[-1] >= min(args.micro_batch_size, room):
                 sizes, longest = [*sizes, 0], length
             sizes[-1] += 1
-        found.append(rows[share].split(sizes) if sizes else ())
-    least = 1 if args.gradient_checkpointing else 2
-    return min(found, key=lambda batches: sum(min(tokens_read(padded, batch)[:least]) for batch in batches))
+        return rows[share].split(sizes) if sizes else ()
+
+    def cost(order: torch.Tensor) -> int:
+        kinds = 1 if args.gradient_checkpointing else 2  # of tokens_read
+        return sum(min(tokens_read(padded, batch)[:kinds]) for batch in split(order))
+
+    by_length = lengths.argsort(stable=True)
+    by_prompt = by_length[distinct_prompts(padded, rows)[by_length].argsort(stable=True)]
+    if cost(by_prompt) < cost(by_length):
+        return split(by_prompt.tensor_split(ranks.world_size())[ranks.rank()])
+    return split(by_length[ranks.rank() :: ranks.world_size()])
 
 
 @torch.no_grad()

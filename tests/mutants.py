@@ -46,7 +46,9 @@ MUTANTS = [
     ("running/passes.py", "positions[places, -1:] + 1 + torch", "positions[places, -1:] + torch"),
     ("running/passes.py", "[seen[places], response_mask", "[torch.ones_like(seen[places]), response_mask"),
     ("running/passes.py", "    cache.reorder_cache(places)\n", "    cache.reorder_cache(places.flip(0))\n"),
-    ("running/passes.py", "prompts * (1 + lengths.max()) + lengths):", "prompts + lengths):"),
+    ("running/passes.py", "cost(by_prompt) < cost(by_length)", "cost(by_prompt) > cost(by_length)"),
+    ("running/passes.py", "tensor_split(ranks.world_size())[ranks.rank()]", "tensor_split(ranks.world_size())[0]"),
+    ("running/passes.py", "by_length[ranks.rank() :: ranks.world_size()]", "by_length"),
     ("running/passes.py", "room[..., :before, :] = old", "pass"),
     ("running/passes.py", "room.index_select(0, places) for room", "room[: len(places)] for room"),
     # ---- adapters and several processes

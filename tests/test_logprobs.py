@@ -200,6 +200,25 @@ def test_micro_batches_by_prompt():
         assert [batch.tolist() for batch in runs.micro_batches(turn, torch.arange(4), args)] == [[0, 1], [2, 3]]
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_out_the_rows(processes, monkeypatch):
+    """Each row is in one batch of one process, whichever order that takes; red if they disagree about it."""
+    monkeypatch.setattr("running.ranks.world_size", lambda: processes)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        prompts, responses = torch.randint(1, 9, (2, 12, 1))
+        turn = {
+            "prompt_ids": torch.randint(3, 5, (12, 1)).expand(-1, 9),
+            "prompt_mask": torch.arange(9) < prompts // 3 * 4,
+        }
+        turn["response_mask"] = torch.arange(9) < responses
+        shares = []
+        for rank in range(processes):
+            monkeypatch.setattr("running.ranks.rank", lambda rank=rank: rank)
+            shares += runs.micro_batches(turn, torch.arange(12), make_args(micro_batch_size=3))
+        assert torch.cat(shares).sort().values.tolist() == list(range(12))
+
+
 @pytest.mark.parametrize("family", CACHES)
 def test_a_prompt_is_read_once(family):
     """States and gradients are those of whole sequences, each alone; where keys and values carry no gradient, too."""
