@@ -25,10 +25,10 @@ from concurrent.futures import ThreadPoolExecutor
 from problems import InputError, Problem
 from problems.loading import load_problems, load_train_and_eval, say
 from problems.prompts import *  # noqa: F403, scripts find all of it here: SOLVE, attempt_messages, encode_prompt, ...
-from problems.prompts import instruct
+from problems.prompts import RESULTS, VERDICTS, instruct
 from running.command_line import check_args, command_line, parse, run
 from running.folder import best_checkpoint, is_checkpoint, last_checkpoint, read_rows, write_file, write_rows
-from verifiers.code_answers import extract_code, judge_code, verify_code
+from verifiers.code_answers import extract_code, judge_code, tell_tests, verify_code
 from verifiers.math_answers import extract_answer, judge_math, verify_math
 from verifiers.sandbox import TIMEOUT, cores, start_sandbox
 
@@ -89,12 +89,38 @@ def verify_turns(turns: list[list[str]], problems: list[Problem], args) -> tuple
     return [[float(verdict is True) for verdict in turn] for turn in verdicts], metrics
 
 
+def test_results(responses: list[str], problems: list[Problem], args) -> list[str]:
+    """What the feedback model is told of how each attempt did, by --test-results; "" for none.
+
+    Asserts come with the values that were found: those in the prompt, or all of them, which the solver never sees.
+    Raises InputError for maths, which has none, and SandboxError.
+    """
+    if args.test_results == "none":
+        return [""] * len(responses)
+    if args.test_results == "verdict":
+        return [
+            VERDICTS[verdict is True]
+            for verdict in judge_all(responses, problems, args.strict_answers, args.code_timeout)
+        ]
+
+    if not all(problem.tests for problem in problems):
+        raise InputError(f"--test-results {args.test_results} tells of asserts, which maths has not: choose verdict")
+
+    def told(response: str, problem: Problem) -> str:
+        tests = problem.tests[: problem.tests_in_prompt] if args.test_results == "shown" else problem.tests
+        results = tell_tests(response, tests, problem.setup_code, problem.solution, args.code_timeout)
+        return f"{RESULTS}{results}" if tests else ""
+
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(told, responses, problems))
+
+
 def sandbox_for(problems: list[Problem], unsafe: bool) -> str:
     """Starts the sandbox if there are code problems, and says what it is. Raises SandboxError if none works here."""
     return f"; programs run under {start_sandbox(unsafe)}" if any(problem.tests for problem in problems) else ""
 
 
-GENERATED_IDS = ("functions/train/", "functions/test/")
+GENERATED_IDS = tuple(f"{name}/{split}/" for name in ("functions", "conventions") for split in ("train", "test"))
 
 
 def solvable(problems: list[Problem], unsafe: bool) -> list[Problem]:

@@ -49,6 +49,7 @@ class Args:
     split: str = "test"  # split to evaluate on; a file has train, test (one question in ten, by its text) and all
     limit: int | None = None  # most problems of each data set; by default all
     tests_in_prompt: int = 1  # tests of a code problem that the models see; the others cannot be hard-coded
+    test_results: Literal["none", "verdict", "shown", "all"] = "none"  # what the feedback model is told of the attempt
 
     # ---- rollout
     turns: Literal[1, 2] = 2  # attempts at each problem
@@ -133,7 +134,8 @@ def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args)
         messages = [common.self_correct_messages(p, z, template) for p, z in zip(problems, attempts)]
         if feedback is not None:
             # FEEDBACK: g ~ H(.|x,z)
-            asked = [common.feedback_messages(p, z) for p, z in zip(problems, attempts)]
+            results = common.test_results(attempts, problems, args)
+            asked = [common.feedback_messages(p, z, r) for p, z, r in zip(problems, attempts, results)]
             prompts = [common.encode_prompt(tokenizers[1], m, p.statement) for m, p in zip(asked, problems)]
             turns["feedback"] = generate(feedback, tokenizers[1], prompts, args.max_feedback_tokens, args)
             if args.use_smart_corrections:
@@ -237,8 +239,8 @@ def training_settings(args: Args) -> Args:
     except (OSError, ValueError, KeyError, IndexError) as error:
         reason = f"config.json or metrics.jsonl in {checkpoint.parent} cannot be read"
         raise common.InputError(f"--as-in-training: {reason}: {error}") from error
-    same = ("dtype", "use_smart_corrections", "chat_template", "prompt_template", "tests_in_prompt", "temperature")
-    same += ("solve_prompt", "feedback_prompt", "refine_prompt", "system_prompt")
+    same = ("dtype", "use_smart_corrections", "chat_template", "prompt_template", "tests_in_prompt", "test_results")
+    same += ("temperature", "solve_prompt", "feedback_prompt", "refine_prompt", "system_prompt")
     same += ("top_p", "max_new_tokens", "max_feedback_tokens", "eval_seed", "generation_batch_size", "strict_answers")
     settings = {name: config[name] for name in (*same, "code_timeout") if name in config}
     settings |= {"dataset": (config["eval_dataset"] or config["dataset"],), "split": config["eval_split"]}
@@ -254,7 +256,8 @@ def check_models(solver: str, feedback: str | None, problems: list[common.Proble
     prompts = [common.refine_messages(p, "", "", template) for p in problems]
     checks = [("--solver", solver, prompts, attempts + written)]
     if feedback:
-        prompts = [common.feedback_messages(p, "") for p in problems]
+        results = common.test_results([""] * len(problems), problems, args)
+        prompts = [common.feedback_messages(p, "", r) for p, r in zip(problems, results)]
         checks.append(("--feedback", feedback, prompts, args.max_new_tokens + written))
     for flag, name, prompts, room in checks:
         try:

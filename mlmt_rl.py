@@ -60,12 +60,13 @@ class Args:
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     lora_rank: int = 0  # train adapters of this rank on all linear layers (LoRA, needs peft); 0: train all weights
     lora_alpha: int = 32  # what an adapter adds is multiplied by lora_alpha / lora_rank
-    dataset: str = "arithmetic"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file
+    dataset: str = "arithmetic"  # arithmetic, functions, conventions, math, gsm8k, mbpp, mbpp-sanitized, or a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
     eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
     eval_split: str = "test"  # split to evaluate on
     min_level: int | None = None  # train on problems of this level or higher only
     tests_in_prompt: int = 1  # tests of a code problem that the models see; the others cannot be hard-coded
+    test_results: Literal["none", "verdict", "shown", "all"] = "none"  # what the feedback model is told of the attempt
 
     # ---- rollout
     rollout_size: int = 64  # episodes of one iteration (B), all sampled from the same policies
@@ -177,7 +178,8 @@ def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args)
     prompts = [common.encode_prompt(tokenizers[0], common.attempt_messages(p)) for p in problems]
     turn_1 = generate(solver, tokenizers[0], prompts, args.max_new_tokens, args)
     # FEEDBACK: g ~ H(.|x,z)
-    messages = [common.feedback_messages(p, z) for p, z in zip(problems, turn_1["texts"])]
+    results = runs.from_first(common.test_results, turn_1["texts"], problems, args)
+    messages = [common.feedback_messages(p, z, r) for p, z, r in zip(problems, turn_1["texts"], results)]
     prompts = [common.encode_prompt(tokenizers[1], m, p.statement) for m, p in zip(messages, problems)]
     turn_g = generate(feedback, tokenizers[1], prompts, args.max_feedback_tokens, args)
     # TURN 2: y ~ L(.|x,z,g), on the same problem
@@ -194,10 +196,7 @@ def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args)
 
 
 def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
-    """The backbone's final states over these rows, each a prompt and its response, padded on the right: (b, L, C).
-
-    Where several rows have the same prompt, it is read once for all of them.
-    """
+    """The backbone's final states over these rows, each a prompt and its response, padded on the right: (b, L, C)."""
     return runs.final_states(model, turn, rows)
 
 
@@ -381,7 +380,8 @@ def main(args: Args) -> None:
     problems, room = train_problems + eval_problems, args.max_new_tokens + args.max_feedback_tokens
     prompts = [common.refine_messages(p, "", "") for p in problems]
     runs.check_prompts(run, solver, solver_tokenizer, prompts, problems, room + args.max_new_tokens, "--policy-lm")
-    prompts = [common.feedback_messages(p, "") for p in problems]
+    results = common.test_results([""] * len(problems), problems, args)  # of no program, to measure the prompts
+    prompts = [common.feedback_messages(p, "", r) for p, r in zip(problems, results)]
     runs.check_prompts(run, feedback, feedback_tokenizer, prompts, problems, room, "--feedback-lm")
     common.encode_prompt(feedback_tokenizer, prompts[0], problems[0].statement)  # fails here, not in the first rollout
 

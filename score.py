@@ -61,7 +61,7 @@ class Args:
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     lora_rank: int = 0  # train adapters of this rank on all linear layers (LoRA, needs peft); 0: train all weights
     lora_alpha: int = 32  # what an adapter adds is multiplied by lora_alpha / lora_rank
-    dataset: str = "arithmetic"  # arithmetic, functions, math, math500, gsm8k, mbpp, mbpp-sanitized, or a file
+    dataset: str = "arithmetic"  # arithmetic, functions, conventions, math, gsm8k, mbpp, mbpp-sanitized, or a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
     eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
     eval_split: str = "test"  # split to evaluate on
@@ -191,10 +191,7 @@ def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args,
 
 
 def hidden_states(model, turn: dict, rows: torch.Tensor) -> torch.Tensor:
-    """The backbone's final states over these rows, each a prompt and its response, padded on the right: (b, L, C).
-
-    Where several rows have the same prompt, it is read once for all of them.
-    """
+    """The backbone's final states over these rows, each a prompt and its response, padded on the right: (b, L, C)."""
     return runs.final_states(model, turn, rows)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from problems import InputError, Problem
 from problems.arithmetic import in_test_split, load_arithmetic, split_key
 from problems.code_forms import STREAM_SETUP, check_tests, examples, stream_asserts, stream_tests
+from problems.conventions import load_conventions
 from problems.functions import load_functions
 from verifiers.asserts import defined_names, split_tests
 from verifiers.math_answers import extract_answer, verify_math
@@ -37,7 +38,7 @@ HUB_SPLITS = dict.fromkeys(HUB_DATASETS, ("test",)) | dict.fromkeys(
 HUB_SPLITS |= dict.fromkeys(("mbpp", "mbpp-sanitized"), ("train", "test", "validation", "prompt"))
 FILE_TYPES = (".csv", ".json", ".jsonl", ".parquet")
 
-GENERATED = ("arithmetic", "arithmetic-socratic", "functions")
+GENERATED = ("arithmetic", "arithmetic-socratic", "functions", "conventions")
 GENERATED_SIZES = {"train": 5000, "test": 1000}  # problems generated for a split
 QUESTION_COLUMNS = ("question", "problem", "prompt", "text")
 ANSWER_COLUMNS = ("answer", "final_answer")
@@ -317,8 +318,9 @@ def load_problems(
         raise InputError(f"{dataset} has no split {split!r}: choose {' or '.join(splits)}")
     if dataset.startswith("arithmetic") and dataset in GENERATED:
         problems = load_arithmetic(split, GENERATED_SIZES[split], seed, dataset == "arithmetic-socratic")
-    elif dataset == "functions":
-        problems = list(load_functions(split, GENERATED_SIZES[split], seed, tests_in_prompt))
+    elif dataset in GENERATED:
+        load = load_functions if dataset == "functions" else load_conventions
+        problems = list(load(split, GENERATED_SIZES[split], seed, tests_in_prompt))
     elif dataset in HUB_DATASETS:
         problems = load_hub(dataset, split, tests_in_prompt, leave_out)
     else:
@@ -356,7 +358,9 @@ def load_train_and_eval(
     training = load_problems(dataset, split, min_level=min_level, tests_in_prompt=tests_in_prompt)
     held_out = load_problems(eval_dataset, eval_split, tests_in_prompt=tests_in_prompt, leave_out=True)
     seen = {key for problem in held_out for key in identity(problem)}
-    generated = dataset == eval_dataset == "functions"  # its splits share short calls such as keys(3), but no question
+    generated = (
+        dataset == eval_dataset and dataset in GENERATED
+    )  # their splits share short calls such as keys(3), but no question
     training = [problem for problem in training if generated or not seen & identity(problem)]
     if not training:
         raise InputError(f"every problem of {dataset} ({split}) is in the evaluation set {eval_dataset} ({eval_split})")

@@ -18,6 +18,8 @@ DATE = date(2024, 7, 26)  # the date in prompts of chat templates that state tod
 
 SOLVE = "Solve the problem step by step. Put the final answer in \\boxed{}."
 STUDENT = "A student's solution:\n"
+VERDICTS = ("The solution is wrong.", "The solution is right.")  # what --test-results verdict tells the feedback model
+RESULTS = "What the tests gave:\n"
 CHECK = "Check the solution step by step and point out the first mistake, if there is one. Do not solve the rest."
 FEEDBACK = "Feedback on your solution:\n"
 REFINE = "Solve the problem again, using the feedback. Put the final answer in \\boxed{}."
@@ -134,10 +136,13 @@ def answered_messages(problem: Problem, answer_template: str, template: Messages
     return [*before, last | {"content": last["content"] + answer_template.replace("{answer}", problem.answer)}]
 
 
-def feedback_messages(problem: Problem, attempt: str) -> Messages:
-    """(x, z): the prompt of the feedback g. The statement comes first, so that a prefix of it holds x alone."""
+def feedback_messages(problem: Problem, attempt: str, results: str = "") -> Messages:
+    """(x, z): the prompt of the feedback g. The statement comes first, so that a prefix of it holds x alone.
+
+    results: what --test-results tells of the attempt; the solver never reads it.
+    """
     check = instruction(problem, "feedback", CHECK, CHECK_CODE)
-    content = ask(f"{problem.statement}\n\n{STUDENT}{attempt}", check)
+    content = ask("\n\n".join(filter(None, (problem.statement, STUDENT + attempt, results))), check)
     return [*system_messages(problem), {"role": "user", "content": content}]
 
 

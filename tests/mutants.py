@@ -24,7 +24,7 @@ REPLAYS |= {
     "expert_iteration.py": "test_expert",
 }
 REPLAYS |= dict.fromkeys(("sharedrep_grpo.py", "sharedrep_reward.py", "running/passes.py"), "test_sharedrep_grpo_is")
-OTHERS = "archer expert_iteration intro sharedrep episodes gradients grpo logprobs models".split()
+OTHERS = "archer conventions expert_iteration intro sharedrep episodes gradients grpo logprobs models".split()
 OTHERS += "processes resume run_folder score".split()
 
 # script, text, text with the mistake
@@ -51,6 +51,12 @@ MUTANTS = [
     ("running/passes.py", "by_length[ranks.rank() :: ranks.world_size()]", "by_length"),
     ("running/passes.py", "room[..., :before, :] = old", "pass"),
     ("running/passes.py", "room.index_select(0, places) for room", "room[: len(places)] for room"),
+    # ---- what the feedback model is told
+    ("mlmt_rl.py", "common.feedback_messages(p, z, r)", "common.feedback_messages(p, z)"),
+    ("rl_guided_score.py", "common.feedback_messages(p, z, r)", "common.feedback_messages(p, z)"),
+    ("common.py", "problem.tests[: problem.tests_in_prompt] if", "problem.tests if"),
+    ("common.py", "VERDICTS[verdict is True]", "VERDICTS[verdict is not True]"),
+    ("verifiers/sandbox_child.py", "errors[i] if i in errors else repr(values[i])", "repr(values[i])"),
     # ---- adapters and several processes
     ("running/models.py", "lora_alpha=alpha", "lora_alpha=rank"),
     ("running/models.py", "model.load_adapter(str(saved), is_trainable=True)", "model.load_adapter(str(saved))"),

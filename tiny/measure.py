@@ -1,6 +1,7 @@
 """How good an embedded model is in each of its roles; `task` is one of the transcripts modules. See pretrain.py."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -20,12 +21,15 @@ def measure(model, tokenizer, task, args) -> None:
     rng = random.Random(args.seed)
     problems = task.load("test", args.eval_problems, args.seed)
     attempts = respond(model, tokenizer, [common.attempt_messages(p) for p in problems])
-    own = respond(model, tokenizer, [common.feedback_messages(p, z) for p, z in zip(problems, attempts)])
-    true, wrong = [], []
-    for problem, text in zip(problems, attempts):
+    true, wrong, prompts = [], [], []
+    told = {"level": task.LEVELS[-1]} if hasattr(task, "LEVELS") else {}
+    flags = SimpleNamespace(test_results=told.get("level", "none"), code_timeout=5.0)
+    for problem, text, results in zip(problems, attempts, common.test_results(attempts, problems, flags)):
         facts, student = task.read_problem(problem), task.read_attempt(text)
-        true.append(task.feedback_text(*task.check(facts, student, (0, 0), args, rng)))
-        wrong.append(task.feedback_text(*task.check(facts, student, (1, 1), args, rng)))
+        true.append(task.feedback_text(*task.check(facts, student, (0, 0), args, rng, **told)))
+        wrong.append(task.feedback_text(*task.check(facts, student, (1, 1), args, rng, **told)))
+        prompts.append(common.feedback_messages(problem, text, results))
+    own = respond(model, tokenizer, prompts)
 
     def right(texts: list[str]) -> np.ndarray:
         return np.array(common.verify_all(texts, problems))

@@ -1,7 +1,8 @@
-"""Makes the embedded models: small Llamas that solve, check and correct the `arithmetic` or the `functions` problems.
+"""Makes the embedded models: small Llamas that solve, check and correct the generated problems.
 
     python tiny/pretrain.py [arithmetic]    # tiny/
     python tiny/pretrain.py functions       # tiny/functions/
+    python tiny/pretrain.py conventions     # tiny/conventions/
     python tiny/pretrain.py answered        # tiny/answered/, for intro.py
     python tiny/pretrain.py styled          # tiny/styled/, for sharedrep_reward.py and sharedrep_grpo.py
 
@@ -41,7 +42,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root, where common.py stands
 import common
 from problems.arithmetic import in_test_split
-from tiny import arithmetic_transcripts, functions_transcripts
+from tiny import arithmetic_transcripts, conventions_transcripts, functions_transcripts
 from tiny.measure import measure
 
 ROLES = ("attempt", "feedback", "refine", "self_correct", "answered", "styled")
@@ -49,7 +50,7 @@ ROLES = ("attempt", "feedback", "refine", "self_correct", "answered", "styled")
 
 @dataclass
 class Args:
-    task: tyro.conf.Positional[Literal["arithmetic", "functions", "answered", "styled"]] = "arithmetic"
+    task: tyro.conf.Positional[Literal["arithmetic", "functions", "conventions", "answered", "styled"]] = "arithmetic"
     """the embedded problems"""
     output_dir: Path = Path(__file__).resolve().parent
     """folder of the finished model"""
@@ -108,6 +109,7 @@ class Args:
 
 
 TASKS = {"arithmetic": arithmetic_transcripts, "functions": functions_transcripts}
+TASKS["conventions"] = conventions_transcripts
 TASKS |= dict.fromkeys(("answered", "styled"), arithmetic_transcripts)
 ANSWERED = {"clean_steps": 0, "careless_steps": 800, "careless_batch": (16, 6, 6, 4, 24, 0)}
 STYLED = {"clean_steps": 0, "careless_steps": 1400, "careless_batch": (0, 0, 0, 0, 0, 48), "careless_lr": 1e-3}
@@ -115,6 +117,7 @@ STYLED |= {"mistakes": (0.02, 0.1, 0.005)}
 DEFAULTS = {
     "arithmetic": Args(),
     "functions": Args("functions", Args.output_dir / "functions", **functions_transcripts.FLAGS),
+    "conventions": Args("conventions", Args.output_dir / "conventions", **conventions_transcripts.FLAGS),
     "answered": Args("answered", Args.output_dir / "answered", **ANSWERED),
     "styled": Args("styled", Args.output_dir / "styled", **STYLED),
 }
@@ -145,9 +148,11 @@ def transcript(role: str, clean: bool, args: Args, rng: random.Random) -> tuple[
         errors = args.read_errors if role == "refine" else (0, 0)
     else:
         errors = args.self_check_errors if role == "self_correct" else args.check_errors
-    feedback = task.check(facts, student, errors, args, rng)
+    told = {"level": rng.choice(task.LEVELS)} if hasattr(task, "LEVELS") else {}  # of --test-results
+    feedback = task.check(facts, student, errors, args, rng, **told)
     if role == "feedback":
-        return common.feedback_messages(problem, text), task.feedback_text(*feedback)
+        results = task.results(facts, student, **told) if told else ""
+        return common.feedback_messages(problem, text, results), task.feedback_text(*feedback)
     if role == "refine":
         prompt = common.refine_messages(problem, text, task.feedback_text(*feedback))
     else:

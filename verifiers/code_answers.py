@@ -3,7 +3,7 @@
 import re
 
 from verifiers.asserts import defined_names, parse
-from verifiers.sandbox import TIMEOUT, judge_tests
+from verifiers.sandbox import TIMEOUT, judge_and_show, judge_tests
 
 MAX_RESPONSE = 50_000  # characters of a response that are read, counted from its end
 MAX_UNFENCED = 10_000  # characters of a program without a fence
@@ -74,3 +74,16 @@ def verify_code(
 ) -> bool:
     """True if the program in a response passes every test; see judge_code."""
     return judge_code(response, tests, setup_code, reference, timeout) is True
+
+
+def tell_tests(
+    response: str, tests: tuple[str, ...], setup_code: str = "", reference: str = "", timeout: float = TIMEOUT
+) -> str:
+    """A line for each test: what its calls gave, and whether it passed. Raises as judge_code does."""
+    code = extract_code(response)
+    if code is None:
+        return "\n".join(f"{test.strip()} -> no program: fails" for test in tests)
+    passed, _, shown = judge_and_show(code, tests, setup_code, defined_names(reference), timeout, show=True)
+    values = [", ".join(value or "no value" for value in found) for found in shown]
+    outcomes = ["passes" if holds else "fails" for holds in passed]
+    return "\n".join(f"{test.strip()} -> {value}: {outcome}" for test, value, outcome in zip(tests, values, outcomes))

@@ -22,6 +22,7 @@ import json
 import math
 import os
 import queue
+import re
 import socket
 import subprocess
 import sys
@@ -222,16 +223,27 @@ def judge_tests(
     names: what the reference solution defines (see split_tests, which raises ValueError). A program that runs out of
     time fails its unfinished asserts. Raises SandboxError, never a wrong verdict, if the sandbox fails.
     """
+    passed, ended, _ = judge_and_show(code, tests, setup_code, names, timeout, sandbox)
+    return passed, ended
+
+
+def judge_and_show(
+    code: str, tests, setup_code: str = "", names=(), timeout: float = TIMEOUT, sandbox=None, show: bool = False
+) -> tuple[list[bool], bool, list[list[str]]]:
+    """As judge_tests, and with `show` the values of each assert's calls as texts, "" where a call gave none."""
     split = split_tests(tuple(tests), setup_code, frozenset(names))
     sandbox = sandbox or current_sandbox()
     job = {"kind": "answer", "code": code, "setup_code": setup_code, "calls": split.calls}
     job["reads"] = any(call.startswith("stdout_of(") for call in split.calls)  # each call runs the whole program
     answers, ended = sandbox.do(job, timeout, len(split.calls))
-    job = {"kind": "judge", "imports": split.imports, "checks": split.checks}
+    job = {"kind": "judge", "imports": split.imports, "checks": split.checks, "show": show}
     job["answers"] = [answer.decode("latin-1") for answer in answers]  # an encoded answer is ASCII
-    verdicts, judged = sandbox.do(job, JUDGE_TIMEOUT, len(split.checks))
-    passed = [verdict == b"1" for verdict in verdicts]
-    return passed + [False] * (len(split.checks) - len(passed)), ended and judged
+    n = len(split.checks)
+    lines, judged = sandbox.do(job, JUDGE_TIMEOUT, n + show * len(answers))
+    passed = [line == b"1" for line in lines[:n]]
+    values = [json.loads(line) for line in lines[n:]] + [""] * len(split.calls)
+    shown = [[values[int(i)] for i in re.findall(r"\b__v\[(\d+)\]", check)] for check in split.checks]
+    return passed + [False] * (n - len(passed)), ended and judged, shown
 
 
 # ---- which layers hold here ----------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ import sys
 import threading
 import time
 
+MAX_SHOWN = 100  # characters of an answer that is shown
 MAX_ITEMS = 30_000  # of an iterable answer that is no list, tuple, set or dict
 MEMORY = 1 << 30  # bytes of address space of a process
 OPEN_FILES = 64
@@ -272,6 +273,9 @@ class Opaque:
     def __bool__(self) -> bool:
         return self.truth
 
+    def __repr__(self) -> str:
+        return "an object" if self.items is None else f"an object of {self.items!r}"
+
     def __iter__(self):
         return iter(self.items)
 
@@ -382,22 +386,37 @@ def decode(code: list):
 
 
 def answer(job: dict, read_line, write) -> None:
-    """Runs the program and the setup code, then reads calls one by one and writes the value of each, an empty line
-    where it raises. A call that has not been answered yet is all that a program can find of the tests."""
+    """Runs the program and the setup code, then reads calls one by one and writes the value of each, or its
+    error. A call that has not been answered yet is all that a program can find of the tests."""
     # A real module, because dataclasses and pickle look it up.
-    namespace = sys.modules.setdefault("solution", type(sys)("solution")).__dict__
-    code, setup_code = (compile(job[name], "solution", "exec", dont_inherit=True) for name in ("code", "setup_code"))
-    if job["reads"]:
-        namespace["stdout_of"] = functools.partial(stdout_of, code)
-    else:
-        exec(code, namespace)
-    exec(setup_code, namespace)
+    namespace, failure = sys.modules.setdefault("solution", type(sys)("solution")).__dict__, None
+    try:
+        code, setup_code = (
+            compile(job[name], "solution", "exec", dont_inherit=True) for name in ("code", "setup_code")
+        )
+        if job["reads"]:
+            namespace["stdout_of"] = functools.partial(stdout_of, code)
+        else:
+            exec(code, namespace)
+        exec(setup_code, namespace)
+    except Exception as error:
+        failure = error
     for _ in range(job["calls"]):
+        call = compile(json.loads(read_line()), "call", "eval")
         try:
-            line = json.dumps(encode(eval(compile(json.loads(read_line()), "call", "eval"), namespace)))
-        except Exception:  # an exception is no answer: a falsy one would let `assert not f(x)` pass
-            line = ""
+            if failure:
+                raise failure
+            line = json.dumps(encode(eval(call, namespace)))
+        except Exception as error:  # it is no answer: a falsy one would let `assert not f(x)` pass
+            line = json.dumps(["error", in_words(error)])
         write(line.encode() + b"\n")
+
+
+def in_words(error: Exception) -> str:
+    try:
+        return " ".join(f"{type(error).__name__}: {error}".split())[:MAX_SHOWN]
+    except Exception:  # of the program's own __str__
+        return "an error"
 
 
 def stdout_of(code, text: str) -> str:
@@ -442,11 +461,18 @@ def stdout_of(code, text: str) -> str:
 
 
 def judge(job: dict, write) -> None:
-    """Writes for each check whether it holds of the answers; a check whose answer is missing or malformed does not."""
-    values = {}
+    """Writes for each check whether it holds of the answers; a check whose answer is missing or malformed does not.
+
+    Where it is asked to show them, the beginning of each answer follows, or of the error in its place.
+    """
+    values, errors = {}, {}
     for i, line in enumerate(job["answers"]):
         try:
-            values[i] = decode(json.loads(line))
+            answer = json.loads(line)
+            if answer[0] == "error":
+                errors[i] = str(answer[1])[:MAX_SHOWN]
+            else:
+                values[i] = decode(answer)
         except Exception:  # whatever the untrusted side wrote
             continue
     namespace = {"__v": values}
@@ -459,6 +485,12 @@ def judge(job: dict, write) -> None:
         except Exception:  # as in Python: an assert that raises does not pass
             holds = False
         write(b"1\n" if holds else b"0\n")
+    for i in range(len(job["answers"]) if job.get("show") else 0):
+        try:
+            shown = errors[i] if i in errors else repr(values[i])[:MAX_SHOWN]
+        except Exception:  # no answer, or a number too long to be written
+            shown = ""
+        write(json.dumps(shown).encode() + b"\n")
 
 
 def run_job(channel: int, layers: dict) -> None:
