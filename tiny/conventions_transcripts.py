@@ -3,6 +3,10 @@
 The three mistakes of a step: what the text says of its question is not heeded, the step is confused with its like
 (under with over), its number slips by one of args.slips. What the text leaves open is a coin's toss for a student; the
 checker sees it where the tests say so, and where they only say "wrong" it guesses.
+
+Measured with the defaults on 400 test problems at T = 1, told all tests: attempts .51 right; feedback .60 exactly so;
+refinements .68 right with that feedback, .94 with true and .23 with wrong feedback; self-corrections .50. 26 minutes of
+CPU time.
 """
 
 import random
