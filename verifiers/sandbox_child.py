@@ -402,11 +402,11 @@ def answer(job: dict, read_line, write) -> None:
     except Exception as error:
         failure = error
     for _ in range(job["calls"]):
-        call = compile(json.loads(read_line()), "call", "eval")
+        call = read_line()
         try:
             if failure:
                 raise failure
-            line = json.dumps(encode(eval(call, namespace)))
+            line = json.dumps(encode(eval(compile(json.loads(call), "call", "eval"), namespace)))
         except Exception as error:  # it is no answer: a falsy one would let `assert not f(x)` pass
             line = json.dumps(["error", in_words(error)])
         write(line.encode() + b"\n")
@@ -470,7 +470,7 @@ def judge(job: dict, write) -> None:
         try:
             answer = json.loads(line)
             if answer[0] == "error":
-                errors[i] = str(answer[1])[:MAX_SHOWN]
+                errors[i] = " ".join(str(answer[1]).split())[:MAX_SHOWN]  # one line, whoever wrote it
             else:
                 values[i] = decode(answer)
         except Exception:  # whatever the untrusted side wrote
