@@ -144,12 +144,10 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
         P = int(prompt_mask[rows].sum(1).max())
         ids_and_mask = torch.cat([prompt_ids[rows, -P:], prompt_mask[rows, -P:]], 1)  # (b, 2 P)
         unique, places = ids_and_mask.unique(dim=0, return_inverse=True)  # a prompt is read once for all its responses
-        (ids, mask), cache = unique.chunk(2, 1), runs.new_cache(model)
+        (ids, mask), decoder = unique.chunk(2, 1), runs.Decoder(model)
         position_ids = (mask.cumsum(1) - 1).clamp(min=0)
         for t in range(T):
-            inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids}
-            output = model.base_model(**inputs, past_key_values=cache, use_cache=True)
-            logits, cache = model.get_output_embeddings()(output.last_hidden_state[:, -1]), output.past_key_values
+            logits = model.get_output_embeddings()(decoder.last_states(ids, mask, position_ids))
             sampled = runs.sample(logits[places], uniforms[rows, t], args.temperature, args.top_p)  # 3 x (b,)
             response_ids[rows, t], logprobs[rows, t], entropies[rows, t] = sampled
             response_mask[rows, t] = 1
@@ -159,7 +157,7 @@ def generate(model, tokenizer, prompts: list[tuple[list[int], int]], max_new_tok
                 break
             if t == 0 or not going.all():
                 mask, position_ids = mask[places], position_ids[places]
-                cache.reorder_cache(places)
+                decoder.keep(places)
             ids, position_ids = response_ids[rows, t, None], position_ids[:, -1:] + 1  # (b, 1)
             mask, places = torch.nn.functional.pad(mask, (0, 1), value=1), torch.arange(len(rows), device=model.device)
         truncated[rows] = 1  # those that are left

@@ -87,7 +87,6 @@ def place(args, script: str, several: bool = False) -> types.SimpleNamespace:
         # cuDNN's attention with an explicit mask gives NaN gradients at some lengths (pytorch#196678), and plans anew
         # for every shape.
         torch.backends.cuda.enable_cudnn_sdp(False)
-        torch.set_float32_matmul_precision("high")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     run = types.SimpleNamespace(args=args, script=Path(script), device=ranks.join(device), dtype=getattr(torch, dtype))
@@ -202,6 +201,8 @@ def restore_handlers(stop) -> None:
 def log(run, row: dict) -> None:
     """Appends a row to metrics.jsonl, sends it to Weights & Biases, prints its evaluation. Refuses NaN: InputError."""
     row["charts/seconds"] = time.time() - run.start_time
+    if run.device != "cpu":
+        row["charts/gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
     for name, value in row.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise stopped(run, f"{name} is {value}")

@@ -1,10 +1,10 @@
 """What only a GPU can show, in one table: numerics, speed, memory, a resumed run, learning.
 
-    python benchmarks/gpu.py                                one GPU of 80 GB; meant for 10 minutes, not run yet
+    python benchmarks/gpu.py                                one GPU of 80 GB: about 5 minutes
     python benchmarks/gpu.py --device cpu --shape small     the same code where there is none
 
-The model of the speed checks has Qwen2.5-1.5B's shape and random weights: right for time and memory. A row without a
-bound is a figure only. The exit code is the number of checks that failed.
+The models of the speed and memory checks have the shapes of real ones and random weights. A row without a bound is a
+figure only. The exit code is the number of checks that failed.
 """
 
 import json
@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import grpo
 import runs
+from running import passes
 
 import torch
 import tyro
@@ -28,6 +29,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
 SHAPES = {  # hidden, MLP, layers, heads, heads of keys and values, vocabulary
     "qwen2.5-1.5b": (1536, 8960, 28, 12, 2, 151_936),
+    "qwen2.5-0.5b": (896, 4864, 24, 14, 2, 151_936),
+    "qwen2.5-3b": (2048, 11008, 36, 16, 2, 151_936),
     "small": (64, 128, 2, 4, 2, 1000),
 }
 
@@ -110,28 +113,35 @@ def numerics(args: Args) -> None:
         row(name, f"norm {flat.norm():.2f}", "finite", finite)
 
 
-def speed(args: Args) -> None:
-    """Sampling against the time to read all weights and the cache; a training pass against the peak; memory."""
-    hidden, mlp, layers, heads, kv_heads, vocabulary = SHAPES[args.shape]
+def random_model(shape: str, device: str):
+    hidden, mlp, layers, heads, kv_heads, vocabulary = SHAPES[shape]
     sizes = {"hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers, "vocab_size": vocabulary}
     heads = {"num_attention_heads": heads, "num_key_value_heads": kv_heads}
     config = Qwen2Config(**sizes, **heads, tie_word_embeddings=True, max_position_embeddings=4096)
     torch.manual_seed(0)
-    with torch.device(args.device):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+
+
+def speed(args: Args) -> None:
+    """Sampling against the time to read all weights and the cache; a training pass against the peak."""
+    _, _, layers, heads, kv_heads, vocabulary = SHAPES[args.shape]
+    model = random_model(args.shape, args.device)
     tokenizer = embedded("cpu", torch.float32)[1]
     runs.end_ids = lambda model, tokenizer: [-1]  # no token ends a response
     N = sum(weight.numel() for weight in model.parameters())
     small = args.shape == "small"
     P, T = (32, 8) if small else (256, 128)
-    kv_bytes = 2 * 2 * layers * hidden // heads["num_attention_heads"] * kv_heads  # of one token
-    for batch in (8,) if small else (32, 128, 512):
+    kv_bytes = 2 * 2 * layers * model.config.hidden_size // heads * kv_heads  # of one token
+    graphs = passes.has_graphs
+    for batch, plain in ((8, False),) if small else ((32, True), (32, False), (128, False), (512, True), (512, False)):
+        passes.has_graphs = (lambda model: False) if plain else graphs
         flags = grpo.Args(device=args.device, generation_batch_size=batch, micro_batch_size=16)
         prompts = [(ids, P) for ids in torch.randint(len(tokenizer), (batch // 8, P)).tolist() for _ in range(8)]
         took = seconds(args.device, grpo.generate, model, tokenizer, prompts, T, flags)
         bound = T * (2 * N + batch * (P + T / 2) * kv_bytes) / args.bandwidth
         found = f"{batch * T / took:.0f} tokens/s, {1000 * took / T:.1f} ms a step, {bound / took:.2f} of the bound"
-        row(f"sampling, {batch} responses of {T} after {P}", found)
+        row(f"sampling, {batch} responses of {T} after {P}{', without CUDA graphs' * plain}", found)
     optimizer = None
     for L in (64,) if small else (512, 1024):
         turn = {"prompt_ids": torch.randint(vocabulary, (16, L // 2)), "prompt_mask": torch.ones(16, L // 2).long()}
@@ -158,13 +168,41 @@ def speed(args: Args) -> None:
 
 
 def train(folder: Path, device: str, *flags: str) -> list[dict]:
-    """The metrics of a run of mlmt_rl.py; ends this script where the run fails."""
+    """The metrics of a run of mlmt_rl.py; none where it fails, which is a row."""
     command = [sys.executable, str(ROOT / "mlmt_rl.py"), "--device", device, "--run-dir", str(folder), "--no-report"]
     ended = subprocess.run([*command, *flags], capture_output=True, text=True)
     if ended.returncode:
         row("mlmt_rl.py " + " ".join(flags), ended.stderr.strip().splitlines()[-1], "runs", False)
-        sys.exit(failures)
+        return []
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def memory(args: Args) -> None:
+    """Two models and their reference in mlmt_rl.py, beside what docs/hardware.md computes without activations."""
+    for shape, flags, computed in (
+        ("qwen2.5-0.5b", (), 2 * 18 + 2),
+        ("qwen2.5-0.5b", ("--lora-rank", "16"), 2),
+        ("qwen2.5-3b", ("--lora-rank", "16"), 2),
+    ):
+        if args.device == "cpu":
+            shape, flags = "small", (*flags, "--dtype", "bfloat16")
+        with tempfile.TemporaryDirectory() as folder:
+            model, tokenizer = random_model(shape, args.device), embedded("cpu", torch.float32)[1]
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            weights, adapters = sum(weight.numel() for weight in model.parameters()), 0
+            if "--lora-rank" in flags:
+                linear = [part for part in model.base_model.modules() if isinstance(part, torch.nn.Linear)]
+                adapters = 2 * 16 * sum(part.in_features + part.out_features for part in linear)  # of both models
+            del model
+            if args.device == "cuda":
+                torch.cuda.empty_cache()
+            small = ("--rollout-size", "8", "--micro-batch-size", "4", "--eval-size", "4", "--iterations", "1")
+            found = train(Path(folder) / "run", args.device, "--policy-lm", folder, *small, *flags)
+            if found and args.device == "cuda":
+                bound = f"{(weights * computed + adapters * 18) / 1e9:.1f} GB computed without activations"
+                peak = f"peak {found[-1]['charts/gpu_memory_gb']:.1f} GB, {bound}"
+                row(f"mlmt_rl.py, two models of {weights / 1e9:.2f} G {' '.join(flags)}", peak)
 
 
 def training(args: Args) -> None:
@@ -174,7 +212,7 @@ def training(args: Args) -> None:
         train(Path(folder) / "cut", args.device, "--iterations", "2", "--eval-every", "2")
         more = ("--iterations", "4", "--eval-every", "2", "--if-run-exists", "resume")
         resumed = train(Path(folder) / "cut", args.device, *more)
-        timed = ("charts/seconds", "charts/verify_seconds", "charts/tokens_per_second")
+        timed = ("charts/seconds", "charts/verify_seconds", "charts/tokens_per_second", "charts/gpu_memory_gb")
         differing = [
             f"iteration {one['iteration']}: {key}"
             for one, other in zip(whole, resumed, strict=True)
@@ -186,7 +224,7 @@ def training(args: Args) -> None:
         for dtype in ("float32", "bfloat16"):
             flags = ("--dtype", dtype, "--iterations", str(args.iterations))
             rows = train(Path(folder) / dtype, args.device, *flags)
-            scores = [found["eval/accuracy_2"] for found in rows if "eval/accuracy_2" in found]
+            scores = [found["eval/accuracy_2"] for found in rows if "eval/accuracy_2" in found] or [0.0]
             name = f"mlmt_rl.py, embedded maths, {dtype}, {args.iterations} iterations"
             row(name, f"{scores[0]:.3f} -> {scores[-1]:.3f}", "+ .35", scores[-1] - scores[0] > 0.35)
 
@@ -198,7 +236,7 @@ def main(args: Args) -> None:
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}\n")
         torch.backends.cuda.enable_cudnn_sdp(False)  # as in a run
     print("| check | found | bound | |\n|---|---|---|---|")
-    for part in (numerics, speed, training):
+    for part in (numerics, speed, memory, training):
         part(args)
     sys.exit(failures)
 

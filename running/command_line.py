@@ -147,11 +147,27 @@ def run(main, args, script: str):
             print(f"\n{where_it_stands(args, script)}", file=sys.stderr)
         sys.exit(143 if interrupt.args else 130)  # runs.py raises it with the name of the signal SIGTERM
     except RuntimeError as error:
-        if "TORCHELASTIC_RUN_ID" not in os.environ or not re.search("DistBackend|by peer", f"{type(error)} {error}"):
+        kind = f"{type(error)} {error}"
+        if re.search("OutOfMemoryError|DefaultCPUAllocator", kind):
+            reason = f"the memory is full; less is needed with {savings(args)}; "
+        elif "TORCHELASTIC_RUN_ID" in os.environ and re.search("DistBackend|by peer", kind):
+            reason = "another process of this run has ended: " * first_here()
+        else:
             raise
-        if first_here():
-            print(f"\nerror: another process of this run has ended: {where_it_stands(args, script)}", file=sys.stderr)
+        if reason:
+            print(f"\nerror: {reason}{where_it_stands(args, script)}", file=sys.stderr)
         sys.exit(1)
+
+
+def savings(args) -> str:
+    """What makes a script need less memory."""
+    flags = []
+    for name in ("generation_batch_size", "micro_batch_size"):
+        now = getattr(args, name, 1)
+        flags += [f"--{name.replace('_', '-')} below {now or 1024}"] * (now != 1)
+    flags += ["--gradient-checkpointing"] * (not getattr(args, "gradient_checkpointing", True))
+    flags += ["--lora-rank 16"] * (getattr(args, "lora_rank", 1) == 0)
+    return ", ".join([*flags, "or a smaller model"])
 
 
 def first_here() -> bool:

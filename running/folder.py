@@ -28,10 +28,11 @@ except ImportError:  # Windows
 
 ROW_FILES = ("metrics.jsonl", "episodes.jsonl", "checkpoints.jsonl")
 UNFINISHED = {"config.json.tmp", "lock"}  # all that a run leaves which is killed while it writes its first file
-# A resumed run gives the same rows whichever value these have (but the last iteration is always evaluated); every other
-# flag must be as it was.
+# A resumed run gives the same rows whichever value these have (but the last iteration is always evaluated, and those of
+# memory can change a last digit); every other flag must be as it was.
 RESUME_MAY_CHANGE = ("run_dir", "if_run_exists", "iterations", "save_every", "keep_checkpoints", "report", "track")
-RESUME_MAY_CHANGE += ("wandb_project",)
+RESUME_MAY_CHANGE += ("wandb_project", "generation_batch_size", "micro_batch_size", "tokens_per_micro_batch")
+RESUME_MAY_CHANGE += ("gradient_checkpointing",)
 
 
 # ---- rows of .jsonl files ------------------------------------------------------------------------------------------

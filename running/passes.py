@@ -11,8 +11,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-__all__ = ["cut_at_stops", "draw", "end_ids", "features", "final_states", "generation_batch_size", "micro_batches"]
-__all__ += ["new_cache", "pad_left", "sample"]
+__all__ = ["Decoder", "cut_at_stops", "draw", "end_ids", "features", "final_states", "generation_batch_size"]
+__all__ += ["micro_batches", "new_cache", "pad_left", "sample"]
 BRANCHING = {DynamicLayer, DynamicSlidingWindowLayer}  # keys and values that several sequences can go on from
 
 
@@ -33,14 +33,23 @@ class RoomyLayer(DynamicLayer):
     """Keys and values with room behind them: a new token is written there, and nothing before it is copied."""
 
     ROOM = 64  # tokens
+    place = None  # where the next token is written, as a tensor, while a CUDA graph reads the whole room: (1,)
+
+    def grow(self, kept: int, end: int) -> None:
+        rooms = [old.new_zeros(*old.shape[:-2], end + self.ROOM, old.shape[-1]) for old in self.rooms]
+        for room, old in zip(rooms, self.rooms):
+            room[..., :kept, :] = old[..., :kept, :]
+        self.rooms = rooms
+        self.keys, self.values = (room[..., :kept, :] for room in rooms)
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, *inputs, **more) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.place is not None:
+            return tuple(room.index_copy_(-2, self.place, new) for room, new in zip(self.rooms, (keys, values)))
         before, end = self.get_seq_length(), self.get_seq_length() + keys.shape[-2]
+        if before == 0:
+            self.rooms, self.is_initialized = [keys, values], True
         if before == 0 or self.rooms[0].shape[-2] < end:
-            rooms = [new.new_empty(*new.shape[:-2], end + self.ROOM, new.shape[-1]) for new in (keys, values)]
-            for room, old in zip(rooms, (self.keys, self.values) if before else ()):
-                room[..., :before, :] = old
-            self.rooms, self.is_initialized = rooms, True
+            self.grow(before, end)
         for room, new in zip(self.rooms, (keys, values)):
             room[..., before:end, :] = new
         self.keys, self.values = (room[..., :end, :] for room in self.rooms)
@@ -57,6 +66,83 @@ def new_cache(model) -> DynamicCache:
     cache = DynamicCache(config=model.config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+class Decoder:
+    """A model and the cache of what it has read: prompts first, then one token of each sequence after another.
+
+    On a GPU those tokens' pass is a CUDA graph: its hundreds of kernels, of microseconds each, are started at once. Its
+    shapes are fixed. So it reads the whole room of the cache behind a mask, and sequences that have ended stay in it
+    until the room is full and the next graph is made; not with caches of other kinds.
+    """
+
+    def __init__(self, model):
+        self.model, self.cache, self.step = model, new_cache(model), None
+
+    def last_states(self, ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """The final states of the last tokens: (b, t), (b, all tokens so far), (b, t) -> (b, C)."""
+        layers, place = self.cache.layers, mask.shape[1] - 1
+        if not has_graphs(self.model) or ids.shape[1] > 1 or {*map(type, layers)} != {RoomyLayer}:
+            inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids}
+            output = self.model.base_model(**inputs, past_key_values=self.cache, use_cache=True)
+            self.cache = output.past_key_values
+            return output.last_hidden_state[:, -1]
+        if self.step is None or place == self.inputs["attention_mask"].shape[-1]:
+            self.make_step(mask, position_ids)
+        self.inputs["input_ids"][self.rows], self.inputs["position_ids"][self.rows] = ids, position_ids
+        self.inputs["attention_mask"][..., place] = True
+        self.place.fill_(place)
+        return self.step()[self.rows]
+
+    def make_step(self, mask: torch.Tensor, position_ids: torch.Tensor) -> None:
+        b, before = len(mask), mask.shape[1] - 1
+        self.place = torch.full((1,), before, device=mask.device)
+        for layer in self.cache.layers:
+            if self.step is not None:
+                layer.reorder_cache(self.rows)
+            if layer.rooms[0].shape[-2] == before:
+                layer.grow(before, before)
+            layer.place = self.place
+        self.rows = torch.arange(b, device=mask.device)  # of the graph's batch, those that go on
+        room = torch.arange(layer.rooms[0].shape[-2], device=mask.device)
+        seen = torch.zeros(b, len(room), dtype=torch.bool, device=mask.device)
+        seen[:, : before + 1] = mask.bool()
+        self.inputs = {"input_ids": torch.zeros_like(position_ids), "position_ids": position_ids.clone()}  # 2 x (b, 1)
+        self.inputs["attention_mask"] = seen[:, None, None]  # (b, 1, 1, room)
+        self.step = None  # its memory first
+        self.step = graphed(
+            lambda: self.model.base_model(**self.inputs, past_key_values=self.cache, use_cache=True).last_hidden_state[
+                :, -1
+            ]
+        )
+
+    def keep(self, places: torch.Tensor) -> None:
+        """Goes on with the sequences at these places."""
+        if self.step is None:
+            self.cache.reorder_cache(places)
+        else:
+            self.rows = self.rows[places]
+
+
+def has_graphs(model) -> bool:
+    """Whether its pass can be a CUDA graph: attention takes the mask as it is, and no expert is chosen on the CPU."""
+    config = model.config.get_text_config()
+    on_gpu = model.device.type == "cuda" and torch.backends.cuda.is_built()
+    return on_gpu and config._attn_implementation == "sdpa" and "experts" not in " ".join(config.to_dict())
+
+
+def graphed(step):
+    """The same as step, which takes no arguments and gives one tensor; its kernels are recorded here, and then only
+    started again."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        states = step()
+
+    def replay() -> torch.Tensor:
+        graph.replay()
+        return states
+
+    return replay
 
 
 def sample(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float) -> tuple[torch.Tensor, ...]:

@@ -97,11 +97,13 @@ CACHES = {
 }
 
 
-@pytest.mark.parametrize("size", [0, 2])
+@pytest.mark.parametrize(("size", "graphs"), [(0, False), (2, False), (0, True), (2, True)])
 @pytest.mark.parametrize("family", CACHES)
-def test_decoding_is_a_forward_pass_a_token(family, size, monkeypatch):
+def test_decoding_is_a_forward_pass_a_token(family, size, graphs, monkeypatch):
     """Greedily, against whole unpadded sequences: prompts that come twice, early ends, sliding and linear attention."""
     monkeypatch.setattr("running.passes.RoomyLayer.ROOM", 3)  # tokens come where there is room, and where there is none
+    monkeypatch.setattr("running.passes.has_graphs", lambda model: graphs)
+    monkeypatch.setattr("running.passes.graphed", lambda step: step)  # what a CUDA graph would do, without its speed
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(**{"vocab_size": 80} | SIZES | CACHES[family])
     model = transformers.AutoModelForCausalLM.from_config(config).eval()

@@ -331,6 +331,35 @@ def test_resuming_with_another_flag_is_refused(finished, capsys, changes):
     assert before == {path: path.stat().st_mtime_ns for path in Path(finished.run_dir).rglob("*")}
 
 
+def test_full_memory_ends_in_one_line_and_the_run_goes_on_with_less(small, tmp_path, coin_rewards, monkeypatch, capsys):
+    """Red if it ends in a traceback, names a flag that the script has not, or refuses the remedy it names."""
+    run = small(save_every=1, micro_batch_size=4)
+    train = mlmt_rl.accumulate_gradients
+
+    def full(*inputs):
+        if read_jsonl(tmp_path / "run" / "metrics.jsonl")[-1]["iteration"] == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 594.00 MiB.")
+        return train(*inputs)
+
+    monkeypatch.setattr(mlmt_rl, "accumulate_gradients", full)
+    with pytest.raises(SystemExit) as ending:
+        common.run(mlmt_rl.main, run, "mlmt_rl.py")
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ending.value.code == 1 and "--micro-batch-size below 4, --gradient-checkpointing, --lora-rank 16" in error
+    assert "last checkpoint: " in error and "checkpoint-000001; go on with: " in error
+    del ending  # with it the run that it came from, and its lock
+    monkeypatch.setattr(mlmt_rl, "accumulate_gradients", train)
+    mlmt_rl.main(replace(run, if_run_exists="resume", micro_batch_size=2, gradient_checkpointing=True))
+    assert [row["iteration"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [0, 1, 2]
+
+
+def test_full_memory_of_a_cpu_is_told_too(small, capsys):
+    with pytest.raises(SystemExit):
+        common.run(lambda args: torch.empty(10**18), small(generation_batch_size=1), "mlmt_rl.py")
+    error = capsys.readouterr().err
+    assert "the memory is full; less is needed with --micro-batch-size below" in error and "Traceback" not in error
+
+
 def test_delete_starts_afresh(small, tmp_path, coin_rewards):
     """Red if --if-run-exists delete keeps rows or files of the run before."""
     mlmt_rl.main(small(save_every=1, keep_checkpoints=0))
