@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from problems import InputError, Problem
 from problems.loading import load_problems, load_train_and_eval, say
 from problems.prompts import *  # noqa: F403, scripts find all of it here: SOLVE, attempt_messages, encode_prompt, ...
-from problems.prompts import RESULTS, VERDICTS, instruct
+from problems.prompts import DOUBT, RESULTS, VERDICTS, instruct
 from running.command_line import check_args, command_line, parse, run
 from running.folder import best_checkpoint, is_checkpoint, last_checkpoint, read_rows, write_file, write_rows
 from verifiers.code_answers import extract_code, judge_code, tell_tests, verify_code
@@ -98,11 +98,7 @@ def test_results(responses: list[str], problems: list[Problem], args) -> list[st
     if args.test_results == "none":
         return [""] * len(responses)
     if args.test_results == "verdict":
-        return [
-            VERDICTS[verdict is True]
-            for verdict in judge_all(responses, problems, args.strict_answers, args.code_timeout)
-        ]
-
+        return stated_verdicts(responses, problems, args)
     if not all(problem.tests for problem in problems):
         raise InputError(f"--test-results {args.test_results} tells of asserts, which maths has not: choose verdict")
 
@@ -113,6 +109,27 @@ def test_results(responses: list[str], problems: list[Problem], args) -> list[st
 
     with ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(told, responses, problems))
+
+
+def stated_verdicts(responses: list[str], problems: list[Problem], args) -> list[str]:
+    verdicts = judge_all(responses, problems, args.strict_answers, args.code_timeout)
+    return [VERDICTS[verdict is True] for verdict in verdicts]
+
+
+def feedback_read(feedback: list[str], attempts: list[str], problems: list[Problem], args) -> list[str]:
+    """What the solver reads as feedback, by --feedback-control: what was written, or what a control puts in its place.
+
+    Raises InputError where no other problem's can be read.
+    """
+    if args.feedback_control == "shuffled" and len(problems) == 1:
+        raise InputError("--feedback-control shuffled needs two problems at once or more, and here is one")
+    controls = {
+        "none": lambda: feedback,
+        "shuffled": lambda: [*feedback[1:], *feedback[:1]],  # what was written to the next problem's attempt
+        "verdict": lambda: stated_verdicts(attempts, problems, args),
+        "fixed": lambda: [DOUBT] * len(problems),
+    }
+    return controls[args.feedback_control]()
 
 
 def sandbox_for(problems: list[Problem], unsafe: bool) -> str:

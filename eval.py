@@ -50,6 +50,7 @@ class Args:
     limit: int | None = None  # most problems of each data set; by default all
     tests_in_prompt: int = 1  # tests of a code problem that the models see; the others cannot be hard-coded
     test_results: Literal["none", "verdict", "shown", "all"] = "none"  # what the feedback model is told of the attempt
+    feedback_control: Literal["none", "shuffled", "verdict", "fixed"] = "none"  # what turn 2 reads instead of feedback
 
     # ---- rollout
     turns: Literal[1, 2] = 2  # attempts at each problem
@@ -137,7 +138,8 @@ def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args)
             prompts = [common.encode_prompt(tokenizers[1], m, p.statement) for m, p in zip(asked, problems)]
             turns["feedback"] = generate(feedback, tokenizers[1], prompts, args.max_feedback_tokens, args)
             if args.use_smart_corrections:
-                texts = zip(problems, attempts, turns["feedback"]["texts"])
+                texts = common.feedback_read(turns["feedback"]["texts"], attempts, problems, args)
+                turns["feedback"]["texts"], texts = texts, zip(problems, attempts, texts)
                 messages = [common.refine_messages(p, z, g, template) for p, z, g in texts]
         # TURN 2: y ~ L(.|x,z,g), on the same problem
         prompts = [common.encode_prompt(tokenizers[0], m) for m in messages]
@@ -238,7 +240,7 @@ def training_settings(args: Args) -> Args:
         reason = f"config.json or metrics.jsonl in {checkpoint.parent} cannot be read"
         raise common.InputError(f"--as-in-training: {reason}: {error}") from error
     same = ("dtype", "use_smart_corrections", "chat_template", "prompt_template", "tests_in_prompt", "test_results")
-    same += ("temperature", "solve_prompt", "feedback_prompt", "refine_prompt", "system_prompt")
+    same += ("feedback_control", "temperature", "solve_prompt", "feedback_prompt", "refine_prompt", "system_prompt")
     same += ("top_p", "max_new_tokens", "max_feedback_tokens", "eval_seed", "generation_batch_size", "strict_answers")
     settings = {name: config[name] for name in (*same, "code_timeout") if name in config}
     settings |= {"dataset": (config["eval_dataset"] or config["dataset"],), "split": config["eval_split"]}

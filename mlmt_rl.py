@@ -67,6 +67,7 @@ class Args:
     min_level: int | None = None  # train on problems of this level or higher only
     tests_in_prompt: int = 1  # tests of a code problem that the models see; the others cannot be hard-coded
     test_results: Literal["none", "verdict", "shown", "all"] = "none"  # what the feedback model is told of the attempt
+    feedback_control: Literal["none", "shuffled", "verdict", "fixed"] = "none"  # what turn 2 reads instead of feedback
 
     # ---- rollout
     rollout_size: int = 64  # episodes of one iteration (B), all sampled from the same policies
@@ -180,6 +181,7 @@ def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args)
     messages = [common.feedback_messages(p, z, r) for p, z, r in zip(problems, turn_1["texts"], results)]
     prompts = [common.encode_prompt(tokenizers[1], m, p.statement) for m, p in zip(messages, problems)]
     turn_g = generate(feedback, tokenizers[1], prompts, args.max_feedback_tokens, args)
+    turn_g["texts"] = runs.from_first(common.feedback_read, turn_g["texts"], turn_1["texts"], problems, args)
     # TURN 2: y ~ L(.|x,z,g), on the same problem
     messages = [common.refine_messages(p, z, g) for p, z, g in zip(problems, turn_1["texts"], turn_g["texts"])]
     prompts = [common.encode_prompt(tokenizers[0], m) for m in messages]

@@ -20,10 +20,11 @@ SOLVE = "Solve the problem step by step. Put the final answer in \\boxed{}."
 STUDENT = "A student's solution:\n"
 VERDICTS = ("The solution is wrong.", "The solution is right.")  # what --test-results verdict tells the feedback model
 RESULTS = "What the tests gave:\n"
+DOUBT = "There may be a mistake in your solution."  # what the solver reads with --feedback-control fixed
 CHECK = "Check the solution step by step and point out the first mistake, if there is one. Do not solve the rest."
 FEEDBACK = "Feedback on your solution:\n"
 REFINE = "Solve the problem again, using the feedback. Put the final answer in \\boxed{}."
-SELF_CORRECT = "There may be a mistake in your solution. Solve it again. Put the final answer in \\boxed{}."
+SELF_CORRECT = DOUBT + " Solve it again. Put the final answer in \\boxed{}."
 ANSWERED = " ###Answer:{answer} ###Solution:"  # behind the problem where its answer is shown
 # The same for code problems.
 SOLVE_CODE = "Write the program in Python. Put all of it in one ```python block."

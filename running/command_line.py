@@ -122,6 +122,9 @@ def check_args(args) -> None:
     if getattr(args, "overlong_buffer", 0) > args.max_new_tokens:
         limit = f"--max-new-tokens {args.max_new_tokens}"
         raise InputError(f"--overlong-buffer {args.overlong_buffer} must be at most {limit}")
+    if getattr(args, "feedback_control", "none") != "none" and getattr(args, "feedback_every", 0) > 0:
+        reason = "needs --feedback-every 0: what nobody reads is not trained"
+        raise InputError(f"--feedback-control {args.feedback_control} {reason}")
     if getattr(args, "joint_kl", False) and args.kl_estimator != "k1_reward":
         raise InputError(f"--joint-kl needs --kl-estimator k1_reward: {args.kl_estimator} is in no return")
     if hasattr(args, "group_size") and args.group_size * args.groups_per_batch % args.num_minibatches:

@@ -57,7 +57,16 @@ MUTANTS = [
     ("running/passes.py", "by_length[ranks.rank() :: ranks.world_size()]", "by_length"),
     ("running/passes.py", "room[..., :kept, :] = old[..., :kept, :]", "pass"),
     ("running/passes.py", "room.index_select(0, places) for room", "room[: len(places)] for room"),
-    # ---- what the feedback model is told
+    # ---- what the feedback model is told, and what turn 2 reads
+    ("common.py", "[*feedback[1:], *feedback[:1]]", "feedback"),
+    ("common.py", "stated_verdicts(attempts, problems, args),", "stated_verdicts(feedback, problems, args),"),
+    ("common.py", "VERDICTS[verdict is True] for", "VERDICTS[verdict is not True] for"),
+    (
+        "mlmt_rl.py",
+        'turn_g["texts"] = runs.from_first(common.feedback_read,',
+        "_ = runs.from_first(common.feedback_read,",
+    ),
+    ("eval.py", "texts = common.feedback_read(", "texts = (lambda texts, *_: texts)("),
     ("mlmt_rl.py", "common.feedback_messages(p, z, r)", "common.feedback_messages(p, z)"),
     ("rl_guided_score.py", "common.feedback_messages(p, z, r)", "common.feedback_messages(p, z)"),
     ("common.py", "problem.tests[: problem.tests_in_prompt] if", "problem.tests if"),

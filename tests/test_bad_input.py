@@ -191,6 +191,7 @@ def test_sizes_that_cannot_work(small, refused, flags, named):
         (score, {"baseline": "leave-one-out", "rollout_size": 1}, "--baseline leave-one-out needs"),
         (score, {"offline_first_turn": 1.5}, "--offline-first-turn 1.5 must be at most 1"),
         (rl_guided_score, {"gamma": 1.1}, "--gamma 1.1 must be at most 1"),
+        (mlmt_rl, {"feedback_control": "fixed"}, "--feedback-control fixed needs --feedback-every 0"),
         (mlmt_rl, {"joint_kl": True, "kl_estimator": "k3_loss"}, "--joint-kl needs --kl-estimator k1_reward"),
         (mlmt_rl, {"star_samples": 0}, "--star-samples must not be 0"),
         (score, {"rollout_size": 10, "num_minibatches": 3}, "--num-minibatches 3"),

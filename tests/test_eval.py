@@ -66,6 +66,7 @@ RUNS = {
         {"max_feedback_tokens": 32, "use_smart_corrections": False, "train_guidance_model": False},
     ),
     "mlmt_rl, bfloat16": (mlmt_rl, {"max_feedback_tokens": 32, "dtype": "bfloat16", "top_p": 0.9}),
+    "another's feedback": (mlmt_rl, {"max_feedback_tokens": 32, "feedback_control": "shuffled", "feedback_every": 0}),
     "grpo": (grpo, {"prompt_template": "concise"}),
     "grpo, adapters in bfloat16": (grpo, {"lora_rank": 4, "dtype": "bfloat16", "learning_rate": 1e-2}),
     "intro": (intro, {}),

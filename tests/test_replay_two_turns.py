@@ -96,7 +96,10 @@ class TwoTurns(Replay):
             statements = [p.statement for p in problems]
             g = self.turn(self.feedback, self.feedback_tokenizer, asked, self.args.max_feedback_tokens, statements)
         if g and getattr(self.args, "use_smart_corrections", True):
-            messages = [common.refine_messages(p, a.text, f.text) for p, a, f in zip(problems, z, g)]
+            read = [f.text for f in g]
+            if getattr(self.args, "feedback_control", "none") == "shuffled":
+                read = read[1:] + read[:1]
+            messages = [common.refine_messages(p, a.text, text) for p, a, text in zip(problems, z, read)]
         y = self.turn(self.solver, self.solver_tokenizer, messages, longest)
         verdicts = [[verdict(response.text, p) for response, p in zip(turn, problems)] for turn in (z, y)]
         r_1, r_2 = (torch.tensor([float(v is True) for v in turn]) for turn in verdicts)
@@ -270,6 +273,7 @@ CASES = {
         "k3": {**K3, "num_minibatches": 3},
         "k2": {**K2, "update_epochs": 2, "value_lr": 2e-2},
         "frozen": {"feedback_every": 0, **STEPS},
+        "another's feedback": {"feedback_every": 0, "feedback_control": "shuffled"},
         "alternating": {"feedback_every": 2, "update_epochs": 2, "stop_value_gradients": True},
     },
 }

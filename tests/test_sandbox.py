@@ -565,25 +565,23 @@ def _change(name):
     [("mbpp/mbpp.jsonl", 974), ("mbpp/sanitized-mbpp.jsonl", 427), ("humaneval/HumanEval.jsonl", 156)],
 )
 def test_references(file, size):
-    """Every reference solution passes all its tests, and none of them once its return value is changed."""
+    """Every reference passes all its tests (else it would be left out), and none once its return value changes."""
     path = SHARED / "data" / file
     if not path.exists():
         pytest.skip(f"no {file}")
 
-    def judge(problem: Problem) -> tuple[list[bool], list[bool]]:
+    def judge(problem: Problem) -> list[bool]:
         names = defined_names(problem.solution)
         calls = split_tests(problem.tests, problem.setup_code, names).calls
         change = CHANGED + "".join(f"_change({name!r})\n" for name in {re.match(r"\w+", call)[0] for call in calls})
         more = (problem.tests, problem.setup_code, names, 60)  # patient: what is right is the question, not how fast
-        return run_tests(problem.solution, *more), run_tests(f"{problem.solution}\n{change}", *more)
+        return run_tests(f"{problem.solution}\n{change}", *more)
 
     problems = load_problems(str(path), "all")
     with ThreadPoolExecutor(sandbox.cores()) as pool:
         verdicts = list(pool.map(judge, problems))
-    passed, changed = (sum(map(all, column)) for column in zip(*verdicts))
-    print(f"{file}: {passed} of {len(problems)} references pass, {changed} with their return value changed")
-    assert passed == len(problems) == size
-    assert [problem.id for problem, (_, wrong) in zip(problems, verdicts) if any(wrong)] == []
+    assert len(problems) == size
+    assert [problem.id for problem, wrong in zip(problems, verdicts) if any(wrong)] == []
 
 
 STREAM = [("2\n1 2\n", "3\n"), ("3\n10 20 30", "60"), ("1\n7", "7")]
