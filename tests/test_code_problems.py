@@ -158,6 +158,23 @@ def test_input_output_that_cannot_be_judged_is_refused(tmp_path, cell, message):
         load_all(tmp_path, {"question": "Print.", "input_output": cell})
 
 
+def test_a_busy_machine_leaves_no_problem_out(monkeypatch, capsys):
+    """Red if a right reference that runs out of time, beside other runs, is left out, or another one is tried twice."""
+    problems = [
+        common.Problem(f"{n}?", "", tests=("assert f() == 1",), solution=f"def f(): return {n}", id=f"row {n}")
+        for n in (1, 2)
+    ]
+    tried = []
+
+    def busy(responses, problems, strict=False, code_timeout=5.0):
+        tried.append((code_timeout, len(responses)))
+        return [code_timeout > 5 or "return 1" in text for text in responses]
+
+    monkeypatch.setattr(common, "judge_all", busy)
+    assert common.solvable(problems, unsafe=False) == problems
+    assert tried == [(5.0, 2), (60.0, 1)] and capsys.readouterr().err == ""
+
+
 def test_a_reference_that_fails_its_own_tests_is_left_out_and_named(small, refused, tmp_path, capsys):  # noqa: F811
     """Red if a problem that nothing can solve is trained on or evaluated on, or goes without a word."""
     rows = [ROW | {"text": f"Triple, {n}.", "test_list": [*TESTS, f"assert triple({n}) == {3 * n}"]} for n in range(30)]
