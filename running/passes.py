@@ -77,12 +77,12 @@ class Decoder:
     """
 
     def __init__(self, model):
-        self.model, self.cache, self.step = model, new_cache(model), None
+        self.model, self.cache, self.step, self.graphs = model, new_cache(model), None, has_graphs(model)
 
     def last_states(self, ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """The final states of the last tokens: (b, t), (b, all tokens so far), (b, t) -> (b, C)."""
         layers, place = self.cache.layers, mask.shape[1] - 1
-        if not has_graphs(self.model) or ids.shape[1] > 1 or {*map(type, layers)} != {RoomyLayer}:
+        if not self.graphs or ids.shape[1] > 1 or {*map(type, layers)} != {RoomyLayer}:
             inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": position_ids}
             output = self.model.base_model(**inputs, past_key_values=self.cache, use_cache=True)
             self.cache = output.past_key_values
@@ -104,17 +104,17 @@ class Decoder:
                 layer.grow(before, before)
             layer.place = self.place
         self.rows = torch.arange(b, device=mask.device)  # of the graph's batch, those that go on
-        room = torch.arange(layer.rooms[0].shape[-2], device=mask.device)
-        seen = torch.zeros(b, len(room), dtype=torch.bool, device=mask.device)
+        seen = torch.zeros(b, layer.rooms[0].shape[-2], dtype=torch.bool, device=mask.device)
         seen[:, : before + 1] = mask.bool()
         self.inputs = {"input_ids": torch.zeros_like(position_ids), "position_ids": position_ids.clone()}  # 2 x (b, 1)
         self.inputs["attention_mask"] = seen[:, None, None]  # (b, 1, 1, room)
+
+        def step() -> torch.Tensor:
+            output = self.model.base_model(**self.inputs, past_key_values=self.cache, use_cache=True)
+            return output.last_hidden_state[:, -1]  # (b, C)
+
         self.step = None  # its memory first
-        self.step = graphed(
-            lambda: self.model.base_model(**self.inputs, past_key_values=self.cache, use_cache=True).last_hidden_state[
-                :, -1
-            ]
-        )
+        self.step = graphed(step)
 
     def keep(self, places: torch.Tensor) -> None:
         """Goes on with the sequences at these places."""
