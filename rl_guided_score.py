@@ -388,7 +388,6 @@ def main(args: Args) -> None:
         # ---- LOG
         length_1, length_g, length_2 = (turn["response_mask"].sum(1).float() for turn in (turn_1, turn_g, turn_2))
         tokens = (length_1 + length_g + length_2).sum().item()
-        truncated = torch.cat([turn["truncated"] for turn in (turn_1, turn_g, turn_2)]).float().mean()
         metrics = {
             "iteration": iteration,
             **{f"rollout/{k}": v for k, v in common.outcomes(rewards_1.tolist(), rewards_2.tolist()).items()},
@@ -397,7 +396,7 @@ def main(args: Args) -> None:
             "rollout/response_length_1": length_1.mean().item(),
             "rollout/response_length_2": length_2.mean().item(),
             "rollout/feedback_length": length_g.mean().item(),
-            "rollout/truncated": truncated.item(),
+            "rollout/truncated": sum(turn["truncated"].float().mean().item() for turn in (turn_1, turn_g, turn_2)) / 3,
             **episodes["verdict_log"],
             "losses/policy_solver": common.mean(losses["policy_solver"]),
             "losses/policy_feedback": common.mean(losses["policy_feedback"]),

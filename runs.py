@@ -198,6 +198,11 @@ def restore_handlers(stop) -> None:
 # ---- a run: its rows and checkpoints -------------------------------------------------------------------------------
 
 
+def explained_variance(predicted: torch.Tensor, found: torch.Tensor) -> float | None:
+    """1 - Var(found - predicted) / Var(found): 1 where all is foreseen, 0 for a constant; None where nothing varies."""
+    return (1 - (found - predicted).var() / found.var()).item() if (found != found.flatten()[0]).any() else None
+
+
 def log(run, row: dict) -> None:
     """Appends a row to metrics.jsonl, sends it to Weights & Biases, prints its evaluation. Refuses NaN: InputError."""
     row["charts/seconds"] = time.time() - run.start_time

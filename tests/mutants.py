@@ -57,6 +57,8 @@ MUTANTS = [
     ("running/passes.py", "by_length[ranks.rank() :: ranks.world_size()]", "by_length"),
     ("running/passes.py", "room[..., :kept, :] = old[..., :kept, :]", "pass"),
     ("running/passes.py", "room.index_select(0, places) for room", "room[: len(places)] for room"),
+    ("runs.py", "(found - predicted).var()", "predicted.var()"),
+    ("mlmt_rl.py", "runs.explained_variance(values, ", "runs.explained_variance(values.flip(0), "),
     # ---- what the feedback model is told, and what turn 2 reads
     ("common.py", "[*feedback[1:], *feedback[:1]]", "feedback"),
     ("common.py", "stated_verdicts(attempts, problems, args),", "stated_verdicts(feedback, problems, args),"),

@@ -219,6 +219,12 @@ class TwoTurns(Replay):
                 row["losses/entropy_feedback"] = sum(r.entropy for r in e.g) / sum(len(r.ids) for r in e.g)
             if self.script is mlmt_rl:
                 row["rollout/reward_star"] = None if star is None else star.mean()
+                errors, found = (
+                    [r - v for r, of in zip(e.r_2, values) for v in of],
+                    [r for r in e.r_2 for _ in range(3)],
+                )
+                unexplained, whole = (sum((x - mean(part)) ** 2 for x in part) for part in (errors, found))
+                row["losses/explained_variance"] = 1 - unexplained / whole if whole else None
             row |= {"charts/episodes": iteration * B, "charts/learning_rate": args.learning_rate * warm}
             self.row(iteration, row, tokens)
         self.evaluation(args.iterations)

@@ -21,6 +21,7 @@ from test_resume import REPO, assert_same_run, metric_lines, start, wait_for_row
 
 import common
 import mlmt_rl
+import runs
 import score
 from running import folder
 
@@ -442,3 +443,11 @@ def test_evaluations_fit_80_columns(small, coin_rewards, capsys):
     output = capsys.readouterr().out + "\n"
     lines = [line for line in output.splitlines() if "eval  " in line or line.startswith("  ")]
     assert len(lines) >= 2 and max(map(len, lines)) <= 80
+
+
+def test_explained_variance():
+    """1 where all is foreseen, 0 for a constant, below 0 for worse; nothing where nothing varies."""
+    found = torch.tensor([[0.0], [1.0], [1.0], [0.0]])
+    for predicted, expected in ((found, 1.0), (found + 3, 1.0), (0 * found, 0.0), (found / 2, 0.75), (1 - found, -3.0)):
+        assert runs.explained_variance(predicted, found) == pytest.approx(expected)
+    assert runs.explained_variance(found, 0 * found) is None
