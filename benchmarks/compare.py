@@ -1,7 +1,7 @@
 """Does feedback help, and when? Every experiment of docs/evidence.md, from nothing to its tables and its figure.
 
-    python benchmarks/compare.py --seeds 1 2 3 4 5 --publish     some 4 hours on two cores
-    python benchmarks/compare.py --quick                         20 minutes: a quarter of the training, one seed
+    python benchmarks/compare.py --publish     five seeds, some 3 hours on two cores
+    python benchmarks/compare.py --quick       one seed and a quarter of the training, 20 minutes
 
 Each run is trained by a script and evaluated by eval.py; what is done is not done again, what was cut short goes on.
 Results go to {folder}/compare.json. --publish puts them into the repository: benchmarks/compare.json, the tables
@@ -156,7 +156,7 @@ def figure(results: list[dict], path: Path) -> None:
             )
             ax.plot([ceiling] * 2, [place - 0.4, place + 0.4], color="#c04040", linewidth=2)
         ax.set(yticks=range(len(experiment)), yticklabels=reversed(experiment), xlim=(0, 1.02), title=HEADINGS[name])
-        ax.set_xlabel("second attempts that are right; red: the ceiling")
+        ax.set_xlabel("right second attempts (red: ceiling)")
         ax.spines[["top", "right"]].set_visible(False)
     drawing.savefig(path, metadata={"Date": None})
     plt.close(drawing)
