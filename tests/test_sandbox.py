@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import common
 from problems import Problem
 from problems.code_forms import STREAM_SETUP, stream_asserts
 from problems.loading import load_problems
@@ -561,11 +562,11 @@ def _change(name):
 
 
 @pytest.mark.parametrize(
-    ("file", "size"),
-    [("mbpp/mbpp.jsonl", 974), ("mbpp/sanitized-mbpp.jsonl", 427), ("humaneval/HumanEval.jsonl", 156)],
+    ("file", "size", "step"),
+    [("mbpp/mbpp.jsonl", 974, 3), ("mbpp/sanitized-mbpp.jsonl", 427, 3), ("humaneval/HumanEval.jsonl", 156, 1)],
 )
-def test_references(file, size):
-    """Every reference passes all its tests (else it would be left out), and none once its return value changes."""
+def test_references(file, size, step):
+    """Every reference passes all its tests; of some, at even steps, none passes once its return value is changed."""
     path = SHARED / "data" / file
     if not path.exists():
         pytest.skip(f"no {file}")
@@ -579,9 +580,9 @@ def test_references(file, size):
 
     problems = load_problems(str(path), "all")
     with ThreadPoolExecutor(sandbox.cores()) as pool:
-        verdicts = list(pool.map(judge, problems))
-    assert len(problems) == size
-    assert [problem.id for problem, wrong in zip(problems, verdicts) if any(wrong)] == []
+        verdicts = list(pool.map(judge, problems[::step]))
+    assert len(common.solvable(problems, unsafe=False)) == len(problems) == size
+    assert [problem.id for problem, wrong in zip(problems[::step], verdicts, strict=True) if any(wrong)] == []
 
 
 STREAM = [("2\n1 2\n", "3\n"), ("3\n10 20 30", "60"), ("1\n7", "7")]
