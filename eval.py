@@ -300,8 +300,13 @@ def main(args: Args) -> None:
             check_models(name, feedback, problems, args)
     if args.turns == 1 and args.feedback not in ("own", "none"):
         raise common.InputError(f"--feedback {args.feedback} is written for a second turn: it needs --turns 2")
-    if args.feedback_quality and not (args.use_smart_corrections and any(feedback for _, feedback, _ in plan)):
-        raise common.InputError("--feedback-quality needs --turns 2 and a --feedback model whose feedback is read")
+    control = args.feedback_control != "none"
+    flag = "--feedback-quality" if args.feedback_quality else f"--feedback-control {args.feedback_control}"
+    is_read = args.use_smart_corrections and any(feedback for _, feedback, _ in plan)
+    if (args.feedback_quality or control) and not is_read:
+        raise common.InputError(f"{flag} needs --turns 2 and a --feedback model whose feedback is read")
+    if args.feedback_quality and control:
+        raise common.InputError("--feedback-quality measures what was written: it needs --feedback-control none")
     default_dir = f"evals/{'+'.join(Path(dataset).stem for dataset in sets)}__{args.eval_seed}"
     runs.find_folder(run, default_dir)
     prompts = {name: runs.fingerprint([[p.statement for p in problems]], problems) for name, problems in sets.items()}

@@ -1,7 +1,7 @@
 """Does feedback help, and when? Every experiment of docs/evidence.md, from nothing to its tables and its figure.
 
     python benchmarks/compare.py --publish     five seeds, some 3 hours on two cores
-    python benchmarks/compare.py --quick       one seed and a quarter of the training, 20 minutes
+    python benchmarks/compare.py --quick       one seed and a quarter of the training, some 15 minutes: not timed
 
 Each run is trained by a script and evaluated by eval.py; what is done is not done again, what was cut short goes on.
 Results go to {folder}/compare.json. --publish puts them into the repository: benchmarks/compare.json, the tables
@@ -172,6 +172,8 @@ def with_tables(page: str, results: list[dict]) -> str:
 
 
 def main(args: Args) -> None:
+    if args.quick and args.publish:
+        sys.exit("error: --quick trains too little to be published: leave out one of --quick and --publish")
     if args.quick:
         args.seeds, args.iterations, args.problems = args.seeds[:1], 10, 200
     args.folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """What only a GPU can show, in one table: numerics, speed, memory, a resumed run, learning.
 
-    python benchmarks/gpu.py                                one GPU of 80 GB: about 5 minutes
+    python benchmarks/gpu.py                                one GPU of 80 GB, under 10 minutes
     python benchmarks/gpu.py --device cpu --shape small     the same code where there is none
 
 The models of the speed and memory checks have the shapes of real ones and random weights. A row without a bound is a

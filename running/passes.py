@@ -95,6 +95,7 @@ class Decoder:
         return self.step()[self.rows]
 
     def make_step(self, mask: torch.Tensor, position_ids: torch.Tensor) -> None:
+        """A graph for the sequences that go on, and for as many tokens as there is room."""
         b, before = len(mask), mask.shape[1] - 1
         self.place = torch.full((1,), before, device=mask.device)
         for layer in self.cache.layers:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,23 @@ def test_the_page_says_what_the_runs_said():
     figure = compare.FIGURE.read_text(encoding="utf-8")
     assert all(label in figure for experiment in compare.EXPERIMENTS.values() for label in experiment)
     assert all(row["iterations"] == 40 for row in results)
+
+
+def test_a_run_that_fails_ends_the_rest(tmp_path, monkeypatch):
+    """Red if it goes on for hours before it says so."""
+    started = []
+
+    def fails(job, args):
+        started.append(job)
+        time.sleep(0.05)
+        raise SystemExit("error: a run failed")
+
+    monkeypatch.setattr(compare, "run", fails)
+    with pytest.raises(SystemExit, match="a run failed"):
+        compare.main(compare.Args(folder=tmp_path, seeds=tuple(range(20)), workers=1))
+    assert len(started) < 20  # of 160
+    with pytest.raises(SystemExit, match="leave out one of"):
+        compare.main(compare.Args(folder=tmp_path, quick=True, publish=True))
 
 
 def test_every_run_can_be_started(monkeypatch):

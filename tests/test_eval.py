@@ -348,6 +348,13 @@ def test_comparison_of_solvers_in_one_folder(tmp_path, capsys):
         ({"feedback_quality": True}, "--feedback-quality needs --turns 2 and a --feedback model"),
         ({"feedback_quality": True, "feedback": "tiny", "use_smart_corrections": False}, "whose feedback is read"),
         ({"feedback_quality": True, "feedback": "tiny", "limit": 1}, "at least 2 problems"),
+        ({"feedback_control": "fixed"}, "--feedback-control fixed needs --turns 2 and a --feedback model"),
+        ({"feedback_control": "fixed", "feedback": "tiny", "turns": 1}, "needs --turns 2"),
+        ({"feedback_control": "fixed", "feedback": "tiny", "use_smart_corrections": False}, "whose feedback is read"),
+        (
+            {"feedback_control": "fixed", "feedback": "tiny", "feedback_quality": True},
+            "--feedback-quality measures what was written: it needs --feedback-control none",
+        ),
         ({"prompt_template": "brief"}, "unknown --prompt-template brief: choose none, baseline"),
         ({"prompt_template": "none.json"}, "--prompt-template none.json cannot be read"),
         ({"prompt_template": "concise", "dataset": ("functions",)}, "choose none or a file for code"),

@@ -256,6 +256,7 @@ VARIANTS = {
     "SCoRe": (score, {"stage1_iterations": 3, "offline_first_turn": 0.5, "baseline": "batch", "num_minibatches": 2}),
     "RL-Guided SCoRe": (rl_guided_score, {"stage1_iterations": 1, "baseline": "leave-one-out"}),
     "ArCHer": (archer, ARCHER | {"use_baseline": True}),
+    "ArCHer in bfloat16": (archer, ARCHER | BF16),
     "GRPO": (grpo, GRPO | {"update_epochs": 2, "num_minibatches": 2, "kl_estimator": "k1_reward"}),
     "GRPO, further rounds": (grpo, GRPO | {"dynamic_sampling": 3}),
     "InTRO": (intro, GRPO | {"update_epochs": 2, "lr_schedule": "linear", "lr_warmup_iterations": 4}),

@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import read_jsonl
 from test_bad_input import contents, refused  # noqa: F401
-from test_resume import REPO, metric_lines, start, wait_for_rows
+from test_resume import REPO, assert_same_run, metric_lines, start, wait_for_rows
 
 import common
 import mlmt_rl
@@ -180,7 +180,7 @@ def test_another_script_does_not_go_on_with_a_run(copied, refused, tmp_path, mon
 
 
 def test_a_copied_script_names_itself(small, tmp_path, problem_file):
-    """Red if the command that a copy prints names the original, or another interpreter."""
+    """Red if the command that a copy prints runs the original, or another interpreter."""
     for name in ("problems", "verifiers", "running", "tiny"):
         (tmp_path / name).symlink_to(REPO / name)
     for name in ("common.py", "runs.py", "report.py"):
@@ -193,7 +193,9 @@ def test_a_copied_script_names_itself(small, tmp_path, problem_file):
     assert ended.returncode == 0, ended.stderr
     again = re.search(r"to train on: (.+)", ended.stdout)[1]
     assert again.startswith(f"{sys.executable} my_grpo.py ")
+    ended = subprocess.run(again, shell=True, cwd=tmp_path, capture_output=True, text=True)
     (run_dir,) = (tmp_path / "runs").iterdir()
+    assert ended.returncode == 0 and len(metric_lines(run_dir)) == 3, ended.stderr
     assert json.loads((run_dir / "config.json").read_text())["script"] == "my_grpo.py"
 
 
@@ -213,7 +215,8 @@ def test_a_full_disk(small, tmp_path):
     assert "checkpoint-000002 cannot be written" in ended.stderr and "make room, then go on with" in ended.stderr
     assert not list((tmp_path / "run").glob("checkpoint-*")) and len(metric_lines(tmp_path / "run")) == 3
     mlmt_rl.main(replace(args, if_run_exists="resume"))
-    assert len(metric_lines(tmp_path / "run")) == 4
+    mlmt_rl.main(replace(args, run_dir=str(tmp_path / "whole")))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_rows_are_written_whole_or_not_at_all(tmp_path):
