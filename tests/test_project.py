@@ -188,9 +188,10 @@ def flag(field: dataclasses.Field) -> str:
     return name if default in (None, "", dataclasses.MISSING) else f"{name} {default}"
 
 
-def test_readme_explains_every_metric():
+def test_every_metric_is_explained():
     """The glossary has every key of metrics.jsonl, and none that no script writes."""
-    in_glossary = set(re.findall(r"`((?:rollout|losses|eval|charts)/\w+)`", README))
+    glossary = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    in_glossary = set(re.findall(r"`((?:rollout|losses|eval|charts)/\w+)`", glossary))
     written = set()
     for path in (*METHODS, ROOT / "common.py", ROOT / "runs.py"):
         source = path.read_text(encoding="utf-8")
@@ -219,6 +220,26 @@ def test_readme_commands():
     texts = FLAGS.replace(block, "") + RESULTS
     named = {name.removeprefix("no-") for name in re.findall(r"--([a-z][a-z0-9-]+)", texts)}
     assert named - flags - {"help", "check", "nproc-per-node"} == set()  # the last one is torchrun's
+
+
+PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links(page):
+    """Files, headings and tests that a page points to exist."""
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        file, _, heading = target.partition("#")
+        if file.startswith("https://"):
+            continue
+        found = page.parent / file if file else page
+        assert found.is_file(), target
+        titles = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.M) if heading else []
+        anchors = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+        assert not heading or heading in anchors, target
+    for file, name in re.findall(r"`(test_\w+\.py)::(\w+)`", text):
+        assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.M), name
 
 
 def test_commands_of_the_readme_are_understood():

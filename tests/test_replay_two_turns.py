@@ -92,13 +92,16 @@ class TwoTurns(Replay):
         g = None
         messages = [common.self_correct_messages(p, a.text) for p, a in zip(problems, z)]
         if self.script is not score:
-            asked = [common.feedback_messages(p, a.text) for p, a in zip(problems, z)]
+            right = [verdict(a.text, p) is True for a, p in zip(z, problems)]
+            stated = [f"The solution is {'right' if each else 'wrong'}." for each in right]
+            told = stated if self.args.test_results == "verdict" else [""] * len(problems)
+            asked = [common.feedback_messages(p, a.text, results) for p, a, results in zip(problems, z, told)]
             statements = [p.statement for p in problems]
             g = self.turn(self.feedback, self.feedback_tokenizer, asked, self.args.max_feedback_tokens, statements)
         if g and getattr(self.args, "use_smart_corrections", True):
             read = [f.text for f in g]
-            if getattr(self.args, "feedback_control", "none") == "shuffled":
-                read = read[1:] + read[:1]
+            control = getattr(self.args, "feedback_control", "none")
+            read = {"shuffled": read[1:] + read[:1], "verdict": stated}.get(control, read)
             messages = [common.refine_messages(p, a.text, text) for p, a, text in zip(problems, z, read)]
         y = self.turn(self.solver, self.solver_tokenizer, messages, longest)
         verdicts = [[verdict(response.text, p) for response, p in zip(turn, problems)] for turn in (z, y)]
@@ -262,6 +265,7 @@ CASES = {
         },
         "stages, KL loss": {**STAGES, **STEPS, **K3, "max_grad_norm": 0.3},
         "discounted": {**STAGES, **STEPS, "gamma": 0.6, "baseline": "leave-one-out"},
+        "told the verdict": {"test_results": "verdict"},
         "a frozen hint": {"train_guidance_model": False, "stage1_iterations": 1},
         "adapters, a frozen hint": {**ADAPTERS, "train_guidance_model": False, "stage1_iterations": 1},
         "unread": {"train_guidance_model": False, "use_smart_corrections": False, "kl_estimator": "k2_loss"},
@@ -280,6 +284,8 @@ CASES = {
         "k2": {**K2, "update_epochs": 2, "value_lr": 2e-2},
         "frozen": {"feedback_every": 0, **STEPS},
         "another's feedback": {"feedback_every": 0, "feedback_control": "shuffled"},
+        "the verdict instead": {"feedback_every": 0, "feedback_control": "verdict"},
+        "told the verdict": {"test_results": "verdict"},
         "alternating": {"feedback_every": 2, "update_epochs": 2, "stop_value_gradients": True},
     },
 }
