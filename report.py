@@ -7,11 +7,9 @@ shown with every turn's text and can be filtered by outcome, iteration, run and 
 written, or was cut short, is drawn as far as it got. A folder that is no run is named and skipped.
 """
 
-import base64
 import glob
-import io
 import json
-import re
+import shlex
 import sys
 import zlib
 from dataclasses import dataclass
@@ -19,12 +17,12 @@ from pathlib import Path
 from typing import Annotated
 
 import common
+from templates.charts import COLOURS, STYLES, charts, held_out
 
 import jinja2
 import matplotlib
 import numpy as np
 import tyro
-from matplotlib.figure import Figure
 
 
 @dataclass
@@ -35,16 +33,9 @@ class Args:
     max_megabytes: float = 5.0  # most megabytes of the page; beyond that, episodes of whole problems are left out
 
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")  # Okabe and Ito
-STYLES = ("-", "--", ":", "-.")  # one for each round through the colours
-MAX_POINTS = 300  # of one curve
-CURVE_BYTES = 1_200_000  # about what all curves of a page may take; more curves have fewer points
 # Flags that change nothing in the rows, or that runs of one method are allowed to differ in.
 NO_DIFFERENCE = ("seed", "run_dir", "if_run_exists", "report", "save_every", "keep_checkpoints", "track")
 NO_DIFFERENCE += ("wandb_project",)
-FIRST_METRICS = ("eval/accuracy_1", "eval/accuracy_2", "eval/delta", "eval/fixed", "eval/broken", "rollout/reward")
-FIRST_METRICS += ("eval/worst_group", "eval/minority", "eval/majority")
-TITLES = {"rollout": "Rollouts", "losses": "Losses", "eval": "Held-out problems", "charts": "Time and speed"}
 
 
 def load_run(folder: Path) -> dict:
@@ -52,12 +43,13 @@ def load_run(folder: Path) -> dict:
     if not (folder / "config.json").is_file() or not (folder / "metrics.jsonl").is_file():
         raise common.InputError(f"{folder} is no run folder: it has no config.json or no metrics.jsonl")
     try:
-        flags = json.loads((folder / "config.json").read_text(encoding="utf-8"))["args"]
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        flags = config["args"]
         rows, episodes = (common.read_rows(folder / name) for name in ("metrics.jsonl", "episodes.jsonl"))
         [row["iteration"] for row in rows + episodes]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise common.InputError(f"{folder} cannot be drawn, a file of it is damaged: {error!r}") from error
-    return {"name": str(folder), "flags": flags, "rows": rows, "episodes": episodes}
+    return {"name": str(folder), "flags": flags, "rows": rows, "episodes": episodes, "config": config}
 
 
 def differing_flags(runs: list[dict]) -> list[str]:
@@ -82,72 +74,39 @@ def group_runs(runs: list[dict]) -> list[dict]:
     return list(groups.values())
 
 
-def curve(runs: list[dict], metric: str, axis: str, max_points: int) -> np.ndarray:
-    """x, mean, lowest and highest value of a metric over the runs, where any has one: (4, points).
+def answers(groups: list[dict]) -> list[dict]:
+    """What the second attempt is worth at the last evaluation of each group with two turns, with two standard errors.
 
-    Rows of one iteration belong together; more than max_points are averaged in neighbouring groups.
+    Over problems: of a share p the root of p (1 - p) / n, of delta that of (fixed + broken - delta²) / n.
     """
-    at: dict[int, list[tuple[float, float]]] = {}
-    for run in runs:
-        for row in run["rows"]:
-            x, y = row.get(f"charts/{axis}"), row.get(metric)
-            if x is not None and y is not None and np.isfinite(y):
-                at.setdefault(row["iteration"], []).append((x, y))
-    points = []
-    for _, pairs in sorted(at.items()):
-        xs, ys = zip(*pairs)
-        points.append((np.mean(xs), np.mean(ys), min(ys), max(ys)))
-    parts = np.array_split(np.array(points).reshape(-1, 4), min(len(points), max_points) or 1)
-    return np.array([part.mean(0) for part in parts if len(part)]).reshape(-1, 4).T
-
-
-def chart(groups: list[dict], metric: str, axis: str, max_points: int) -> str | None:
-    """One metric of all groups as an SVG data URI; None if no run has a value."""
-    figure = Figure(figsize=(4.4, 2.7), layout="constrained")
-    axes = figure.add_subplot()
-    drawn = False
+    lines = []
     for group in groups:
-        x, mean, lowest, highest = curve(group["runs"], metric, axis, max_points)
-        if len(x):
-            drawn = True
-            marker = "o" if len(x) <= 20 and len(groups) <= len(COLOURS) else None
-            axes.plot(x, mean, group["style"], color=group["colour"], linewidth=1.4, marker=marker, markersize=2.5)
-            if (lowest < highest).any():
-                axes.fill_between(x, lowest, highest, color=group["colour"], alpha=0.18, linewidth=0)
-    if not drawn:
-        return None
-    if "accuracy" in metric:
-        axes.set_ylim(-0.02, 1.02)
-    elif metric.endswith(("/fixed", "/broken", "/repeated", "/truncated")):
-        axes.set_ylim(bottom=0)
-    axes.set_title(metric, fontsize=10, loc="left")
-    axes.set_xlabel(axis, fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    # Tenths of a point are enough for a path, and half as long.
-    svg = re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d)\d+", rb"\1", path[0]), buffer.getvalue())
-    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+        last = [[row for row in run["rows"] if row.get("eval/fixed") is not None][-1:] for run in group["runs"]]
+        if not all(last):
+            continue
+        first, second, fixed, broken = (
+            float(np.mean([rows[0][f"eval/{name}"] for rows in last]))
+            for name in ("accuracy_1", "accuracy_2", "fixed", "broken")
+        )
+        delta, n = fixed - broken, held_out(group["runs"])
+        spreads = [p * (1 - p) for p in (first, second)] + [fixed + broken - delta**2]
+        spreads += [p * (1 - p) for p in (fixed, broken)]
+        errors = [2 * (max(0.0, spread) / n) ** 0.5 if n else None for spread in spreads]
+        verdict = "unknown: no number of held-out problems" if n is None else "no difference seen"
+        if n and abs(delta) > errors[2]:
+            verdict = "it mends more than it breaks" if delta > 0 else "it breaks more than it mends"
+        cells = list(zip((first, second, delta, fixed, broken), errors))
+        lines.append({"label": group["label"], "colour": group["colour"], "verdict": verdict, "cells": cells, "n": n})
+    return lines
 
 
-def charts(groups: list[dict]) -> list[dict]:
-    """Sections of charts, the most telling first: [{title, charts: [{metric, episodes, seconds}]}]."""
-    runs = [run for group in groups for run in group["runs"]]
-    metrics = list(dict.fromkeys(name for run in runs for row in run["rows"] for name in row if "/" in name))
-    metrics = [name for name in metrics if name not in ("charts/episodes", "charts/seconds")]
-    bands = 1 if all(len(group["runs"]) == 1 for group in groups) else 3
-    max_points = CURVE_BYTES // (max(1, len(metrics)) * 2 * len(groups) * bands * 20)  # a point takes about 20 bytes
-    sections: dict[str, list[dict]] = {"Overview": []}
-    for metric in sorted(metrics, key=lambda name: (FIRST_METRICS + (name,)).index(name)):
-        images = {
-            axis: chart(groups, metric, axis, min(MAX_POINTS, max(8, max_points))) for axis in ("episodes", "seconds")
-        }
-        title = "Overview" if metric in FIRST_METRICS else TITLES.get(metric.split("/")[0], metric.split("/")[0])
-        if images["episodes"]:
-            sections.setdefault(title, []).append({"metric": metric} | images)
-    return [{"title": title, "charts": images} for title, images in sections.items() if images]
+def about(group: dict) -> str:
+    """Data set, model, commit and command of a group's first run."""
+    flags, config = group["runs"][0]["flags"], group["runs"][0]["config"]
+    model = flags.get("policy_lm") or "the embedded model"
+    commit = f"commit {config['git_commit'][:10]}" if config.get("git_commit") else "no commit noted"
+    command = shlex.join(["python", *shlex.split(config["command"])[1:]]) if config.get("command") else ""
+    return " · ".join(filter(None, (flags.get("dataset"), model, commit, command)))
 
 
 def final_figures(groups: list[dict]) -> list[dict]:
@@ -163,7 +122,6 @@ def final_figures(groups: list[dict]) -> list[dict]:
             line["seconds"] = last.get("charts/seconds")
             for name in ("accuracy_1", "accuracy_2"):
                 line[name] = [row.get(f"eval/{name}") for row in (evaluated[0], evaluated[-1])]
-            line |= {name: evaluated[-1].get(f"eval/{name}") for name in ("delta", "fixed", "broken")}
             lines.append(line)
     return lines
 
@@ -218,6 +176,8 @@ def main(args: Args) -> None:
     templates = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     template = jinja2.Environment(loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = {"groups": groups, "sections": charts(groups), "figures": final_figures(groups), "flags": flags}
+    page |= {"answers": answers(groups), "about": [about(group) for group in groups]}
+    page["datasets"] = dict.fromkeys(run["flags"].get("dataset", "?") for run in runs)
     render = template.get_template("report.html").render
     empty = len(render(**page, data={}, shown=0, total=0).encode())
     # The browser's data is escaped for HTML, which makes it longer: take less until the page fits.

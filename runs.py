@@ -135,8 +135,11 @@ def begin(run, state: dict, train_problems: list[common.Problem], eval_problems:
     prompts = {"training": fingerprint([texts[:n] for texts in run.prompts], train_problems)}
     prompts["evaluation"] = fingerprint([texts[n:] for texts in run.prompts], eval_problems)
 
+    said = {"wandb_id": wandb_id, "problems": {"training": n, "evaluation": len(eval_problems)}}
+    said["command"] = common.command_line(args, run.script, run_dir=None, if_run_exists="raise")
+
     def opened() -> tuple:
-        open_folder(run, run.iteration if run.resumed else -1, prompts, wandb_id=wandb_id)
+        open_folder(run, run.iteration if run.resumed else -1, prompts, **said)
         return run.folder, args.run_dir
 
     run.folder, args.run_dir = from_first(opened)

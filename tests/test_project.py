@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 FLAGS = README + (ROOT / "docs/flags.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
 IMPORTS = {"numpy", "torch", "transformers", "tyro", "tqdm", "common", "runs"}
-REPORT_IMPORTS = {"matplotlib", "jinja2"}
+REPORT_IMPORTS = {"matplotlib", "jinja2", "templates"}
 OPTIONAL = {"wandb"}
 STAGES = ["ORACLE", "GENERATE", "SCORE", "PAIRS", "TRAIN"]  # of sharedrep_reward.py, which has no loop
 HEADINGS = ["ROLLOUT", "REWARDS AND ADVANTAGES", "UPDATE", "LOG", "EVAL", "CHECKPOINT"]
