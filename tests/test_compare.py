@@ -1,5 +1,6 @@
 """benchmarks/compare.py: its statistics by hand, and docs/evidence.md beside the figures it was written from."""
 
+import importlib
 import json
 import shlex
 import time
@@ -10,7 +11,6 @@ import pytest
 from test_project import load
 
 import common
-import mlmt_rl
 
 REPO = Path(__file__).resolve().parents[1]
 compare = load(REPO / "benchmarks" / "compare.py")
@@ -27,20 +27,98 @@ def test_statistics_of_five_seeds():
 
 
 def test_one_seed_has_the_error_of_its_problems():
-    row = {"flags": "f", "seed": 1, "accuracy_2": {"2": 0.5}, "error_2": {"2": 0.03}}
-    assert compare.summary([row], "f", "accuracy_2", "2") == (0.5, pytest.approx([0.44, 0.56]))
+    row = {"command": "c", "seed": 1, "accuracy_1": {"2": 0.1}, "accuracy_2": {"2": 0.5}}
+    row["accuracy_2_standard_error"] = {"2": 0.03}
+    assert compare.summary([row], "c", "2") == (0.5, pytest.approx([0.44, 0.56]))
+    assert compare.summary([row], "c", "2", turn=1) == (0.1, [0.1, 0.1])
     more = [row | {"accuracy_2": {"2": value}} for value in (0.4, 0.6)]
-    assert compare.summary(more, "f", "accuracy_2", "2")[0] == pytest.approx(0.5)
+    assert compare.summary(more, "c", "2")[0] == pytest.approx(0.5)
+    one_turn = {"command": "c", "accuracy_1": {"2": 0.7}, "accuracy_1_standard_error": {"2": 0.01}}
+    assert compare.summary([one_turn], "c", "2") == (0.7, pytest.approx([0.68, 0.72]))
 
 
 def test_the_page_says_what_the_runs_said():
-    """Red if a table of docs/evidence.md is not that of benchmarks/compare.json, or the figure names other rows."""
-    results = json.loads(compare.PUBLISHED.read_text())
+    """Red if a table of docs/evidence.md is not that of benchmarks/compare.json, or a figure names other rows."""
+    found = json.loads(compare.PUBLISHED.read_text())
     page = compare.PAGE.read_text(encoding="utf-8")
-    assert compare.with_tables(page, results) == page
-    figure = compare.FIGURE.read_text(encoding="utf-8")
-    assert all(label in figure for experiment in compare.EXPERIMENTS.values() for label in experiment)
-    assert all(row["iterations"] == 40 for row in results)
+    assert compare.with_tables(page, found) == page and found.keys() >= compare.LADDERS.keys()
+    figure = compare.FIGURES["levels"].read_text(encoding="utf-8")
+    assert all(label in figure for experiment in compare.LADDERS.values() for label in experiment)
+    assert all(row["iterations"] == 40 for name in compare.LADDERS for row in found[name])
+    answer = next(part for part in (REPO / "README.md").read_text(encoding="utf-8").split("\n\n") if "**Does" in part)
+    for label, words in (("nothing", "nothing, the trained pair gets"), ("all asserts", "told all tests")):
+        right = compare.number(compare.summary(found["told"], compare.LADDERS["told"][label][0], "2")[0])
+        assert f"{words} {right}" in answer.replace("\n", " "), label
+    if "methods" in found:
+        figure = compare.FIGURES["methods"].read_text(encoding="utf-8")
+        assert all(label in figure for label in (*compare.METHODS, *compare.tasks_of(found["methods"])))
+
+
+def test_the_learning_rate_is_chosen_by_the_search_alone():
+    """Red if the seeds of the table decide, or another task's search."""
+
+    def row(task: str, rate: str, right: float, seed: int) -> dict:
+        accuracy = {"accuracy_1": {"all": right}, "accuracy_1_standard_error": {"all": 0.01}}
+        return {"command": compare.method_command("GRPO", task, rate), "seed": seed, **accuracy}
+
+    searched = [row("countdown", rate, right, 101) for rate, right in (("1e-4", 0.3), ("2e-4", 0.5), ("4e-4", 0.4))]
+    searched += [row("arithmetic", rate, right, 101) for rate, right in (("1e-4", 0.3), ("2e-4", 0.5), ("4e-4", 0.9))]
+    assert compare.best_rate(searched, "GRPO", "countdown") == "2e-4"
+    assert compare.best_rate(searched, "GRPO", "arithmetic") == "4e-4"
+    assert compare.best_rate(searched[:1], "GRPO", "countdown") == "1e-4"
+
+
+def test_methods_sample_as_many_responses():
+    for method, (_, responses, episodes) in compare.METHODS.items():
+        command, iterations, _ = compare.method_job(method, "countdown", "2e-4", 40, 1)
+        assert iterations * responses * episodes == 40 * 64 * 3, method
+        assert "--dataset countdown --learning-rate 2e-4" in command
+        assert ("--test-results all" in compare.method_command(method, "conventions", "2e-4")) == (responses == 3)
+    assert compare.tasks_of([{"command": compare.method_command("GRPO", "countdown", "2e-4")}]) == ["countdown"]
+
+
+def test_curve_counts_the_tokens_of_all_turns():
+    rows = [
+        {"iteration": 0, "charts/episodes": 0, "charts/seconds": 6.0, "eval/accuracy_1": 0.1, "eval/accuracy_2": 0.2}
+    ]
+    lengths = {"rollout/response_length_1": 10.0, "rollout/response_length_2": 5.0, "rollout/feedback_length": 1.0}
+    rows += [{"charts/episodes": 8, "charts/seconds": 60.0} | lengths]
+    rows += [{"charts/episodes": 16, "charts/seconds": 120.0, "eval/accuracy_2": 0.5} | lengths]
+    assert compare.curve(rows) == [[0, 0, 0.1, 0.2], [16, 256, 2.0, 0.5]]
+    alone = [{"charts/episodes": 4, "charts/seconds": 3.0, "eval/accuracy_1": 0.3, "rollout/response_length_1": 2.0}]
+    assert compare.curve(alone) == [[4, 8, 0.05, 0.3]]
+
+
+def test_a_run_is_done_once(tmp_path, monkeypatch):
+    """The commands of a run by hand; its figures come from eval.json and metrics.jsonl, and then from its own file."""
+    calls = []
+
+    def call(log, script, *words):
+        calls.append([script.name, *map(str, words)])
+        place = Path(words[words.index("--run-dir") + 1])
+        place.mkdir()
+        part = {
+            "accuracy_1": 0.2,
+            "accuracy_2": 0.4,
+            "accuracy_1_standard_error": 0.1,
+            "accuracy_2_standard_error": 0.1,
+        }
+        (place / "eval.json").write_text(json.dumps({"results": [part | {"by_level": {"2": part}}]}))
+        row = {"iteration": 40, "charts/episodes": 8, "charts/seconds": 90.0, "losses/explained_variance": 0.25}
+        (place / "metrics.jsonl").write_text(json.dumps(row))
+
+    monkeypatch.setattr(compare, "call", call)
+    job = compare.LADDERS["read"]["right or wrong"][0], 40, 3
+    results = [compare.run(job, compare.Args(folder=tmp_path)) for _ in range(2)]
+    assert results[0] == results[1] and len(calls) == 2
+    assert results[0]["accuracy_2"] == {"2": 0.4, "all": 0.4} and results[0]["explained_variance"] == 0.25
+    training, evaluation = map(shlex.join, calls)
+    assert training.startswith("mlmt_rl.py --dataset conventions --test-results all --feedback-control verdict")
+    assert "--feedback-every 0 --iterations 40 --seed 3" in training
+    assert "--turns 2" in evaluation and "--feedback-every" not in evaluation
+    assert "--dataset conventions --test-results all --feedback-control verdict" in evaluation
+    compare.run((compare.method_command("GRPO", "countdown", "2e-4"), 40, 3), compare.Args(folder=tmp_path))
+    assert "--turns 1" in shlex.join(calls[3])
 
 
 def test_a_run_that_fails_ends_the_rest(tmp_path, monkeypatch):
@@ -55,15 +133,15 @@ def test_a_run_that_fails_ends_the_rest(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "run", fails)
     with pytest.raises(SystemExit, match="a run failed"):
         compare.main(compare.Args(folder=tmp_path, seeds=tuple(range(20)), workers=1))
-    assert len(started) < 20  # of 160
+    assert len(started) < 20  # of 180
     with pytest.raises(SystemExit, match="leave out one of"):
         compare.main(compare.Args(folder=tmp_path, quick=True, publish=True))
 
 
 def test_every_run_can_be_started(monkeypatch):
-    for experiment in compare.EXPERIMENTS.values():
-        for flags, ceiling in experiment.values():
-            monkeypatch.setattr("sys.argv", ["mlmt_rl.py", *shlex.split(flags)])
-            args = common.parse(mlmt_rl.Args, "")
-            common.check_args(args)
-            assert 0.25 <= ceiling <= 1
+    commands = [command for rows in compare.LADDERS.values() for command, _ in rows.values()]
+    commands += [compare.method_command(method, task, "2e-4") for method in compare.METHODS for task in compare.TASKS]
+    for command in commands:
+        script = importlib.import_module(command.split(".py ")[0])
+        monkeypatch.setattr("sys.argv", shlex.split(command))
+        common.check_args(common.parse(script.Args, ""))
