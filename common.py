@@ -29,6 +29,7 @@ from problems.prompts import DOUBT, RESULTS, VERDICTS, instruct
 from running.command_line import check_args, command_line, parse, run
 from running.folder import best_checkpoint, is_checkpoint, last_checkpoint, read_rows, write_file, write_rows
 from verifiers.code_answers import extract_code, judge_code, tell_tests, verify_code
+from verifiers.countdown import judge_countdown
 from verifiers.math_answers import extract_answer, judge_math, verify_math
 from verifiers.sandbox import TIMEOUT, cores, start_sandbox
 
@@ -55,6 +56,8 @@ def judge_all(
     def judge(response: str, problem: Problem) -> bool | None:
         if problem.tests:
             return judge_code(response, problem.tests, problem.setup_code, problem.solution, code_timeout)
+        if problem.numbers:
+            return judge_countdown(response, problem.numbers, problem.target, strict_answers)
         return judge_math(response, problem.answer, strict_answers)
 
     if not any(problem.tests for problem in problems):
@@ -101,6 +104,8 @@ def test_results(responses: list[str], problems: list[Problem], args) -> list[st
         return stated_verdicts(responses, problems, args)
     if not all(problem.tests for problem in problems):
         raise InputError(f"--test-results {args.test_results} tells of asserts, which maths has not: choose verdict")
+    if args.test_results == "shown" and not any(problem.tests_in_prompt for problem in problems):
+        raise InputError("--test-results shown tells of the prompt's asserts: it needs --tests-in-prompt of 1 or more")
 
     def told(response: str, problem: Problem) -> str:
         tests = problem.tests[: problem.tests_in_prompt] if args.test_results == "shown" else problem.tests

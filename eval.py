@@ -183,6 +183,9 @@ def evaluate_block(models, tokenizers, problems: list[common.Problem], args: Arg
 
 def states_answer(feedback: str, problem: common.Problem) -> bool:
     """Whether feedback gives the gold answer away: states it as it is written, or would be judged right itself."""
+    if problem.numbers:  # countdown: any right expression
+        texts = [f"\\boxed{{{text}}}" for text in re.findall(r"[\d(][\d+*/() -]*", feedback)]
+        return any(common.verify(text, problem) for text in [*texts, feedback])
     stated = re.search(rf"(?<![\w.]){re.escape(problem.answer)}(?!\w|\.\d)", feedback) if problem.answer else None
     return stated is not None or common.verify(feedback, problem) == 1.0
 
@@ -305,6 +308,8 @@ def main(args: Args) -> None:
     is_read = args.use_smart_corrections and any(feedback for _, feedback, _ in plan)
     if (args.feedback_quality or control) and not is_read:
         raise common.InputError(f"{flag} needs --turns 2 and a --feedback model whose feedback is read")
+    if args.test_results != "none" and not any(feedback for _, feedback, _ in plan):
+        raise common.InputError(f"--test-results {args.test_results} tells a --feedback model, and here is none")
     if args.feedback_quality and control:
         raise common.InputError("--feedback-quality measures what was written: it needs --feedback-control none")
     default_dir = f"evals/{'+'.join(Path(dataset).stem for dataset in sets)}__{args.eval_seed}"

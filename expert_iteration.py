@@ -56,7 +56,7 @@ class Args:
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     lora_rank: int = 0  # train adapters of this rank on all linear layers (LoRA, needs peft); 0: train all weights
     lora_alpha: int = 32  # what an adapter adds is multiplied by lora_alpha / lora_rank
-    dataset: str = "arithmetic"  # arithmetic, functions, conventions, math, gsm8k, mbpp, mbpp-sanitized, or a file
+    dataset: str = "arithmetic"  # arithmetic, countdown, functions, conventions, math, gsm8k, mbpp(-sanitized), a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
     eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
     eval_split: str = "test"  # split to evaluate on

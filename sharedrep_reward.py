@@ -61,7 +61,7 @@ class Args:
     chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
     solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
-    dataset: str = "arithmetic"  # arithmetic, functions, conventions, math, gsm8k, mbpp, mbpp-sanitized, or a file
+    dataset: str = "arithmetic"  # arithmetic, countdown, functions, conventions, math, gsm8k, mbpp(-sanitized), a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
     socratic_dataset: str | None = None  # the same questions with socratic solutions; by default {dataset}-socratic
     prompt_template: str = "none"  # none, baseline, step_by_step, concise, or a .json file: a list of messages

@@ -35,7 +35,7 @@ class Args:
     chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
     solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
-    dataset: str = "arithmetic"  # arithmetic, functions, conventions, math, gsm8k, mbpp, mbpp-sanitized, or a file
+    dataset: str = "arithmetic"  # arithmetic, countdown, functions, conventions, math, gsm8k, mbpp(-sanitized), a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
     eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
     eval_split: str = "test"  # split to evaluate on

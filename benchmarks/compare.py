@@ -62,7 +62,6 @@ METHODS = {
     "MLMT-RL": ("mlmt_rl.py", 3, 64),
     "MLMT-RL, stop": ("mlmt_rl.py --stop-value-gradients", 3, 64),
 }
-RATES = ("1e-4", "2e-4", "4e-4")  # learning rates that are tried for each method and task, on SEARCH_SEED, half as long
 SEARCH_SEED = 101
 Job = tuple[str, int, int]  # command, iterations, seed
 
@@ -75,6 +74,8 @@ class Args:
     """the tables to make"""
     tasks: tuple[Literal["arithmetic", "functions", "countdown", "conventions"], ...] = TASKS
     """columns of the table of methods"""
+    rates: tuple[str, ...] = ("1e-4", "2e-4", "4e-4")
+    """learning rates that are tried for each method and task, on a seed of their own, half as long; one: no search"""
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     """seeds of each run"""
     iterations: int = 40
@@ -84,7 +85,7 @@ class Args:
     workers: int = 2
     """runs side by side, one thread each"""
     quick: bool = False
-    """one seed, ten iterations, 200 problems, no search for learning rates"""
+    """one seed, ten iterations, 200 problems; of the methods countdown alone, without the search for learning rates"""
     publish: bool = False
     """put the results into the repository"""
 
@@ -210,7 +211,8 @@ def method_job(method: str, task: str, rate: str, iterations: int, seed: int) ->
 
 def best_rate(results: list[dict], method: str, task: str) -> str:
     """The learning rate with the best last attempts in the search; the first of several."""
-    tried = [rate for rate in RATES if any(row["command"] == method_command(method, task, rate) for row in results)]
+    start = method_command(method, task, "RATE").split("RATE")[0]
+    tried = [row["command"].removeprefix(start).split()[0] for row in results if row["command"].startswith(start)]
     return max(tried, key=lambda rate: summary(results, method_command(method, task, rate), "all")[0])
 
 
@@ -311,6 +313,7 @@ def main(args: Args) -> None:
         sys.exit("error: --quick trains too little to be published: leave out one of --quick and --publish")
     if args.quick:
         args.seeds, args.iterations, args.problems = args.seeds[:1], 10, 200
+        args.tasks, args.rates = ("countdown",), ("2e-4",)
     args.folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for name in (name for name in LADDERS if name in args.experiments):
@@ -318,12 +321,11 @@ def main(args: Args) -> None:
         found[name] = run_all(jobs, args)
     if "methods" in args.experiments:
         pairs = [(method, task) for task in args.tasks for method in METHODS]
-        rates = RATES if not args.quick else ("2e-4",)
-        if not args.quick:
+        if len(args.rates) > 1:
             half = args.iterations // 2
-            jobs = [method_job(*pair, rate, half, SEARCH_SEED) for pair in pairs for rate in rates]
+            jobs = [method_job(*pair, rate, half, SEARCH_SEED) for pair in pairs for rate in args.rates]
             found["search"] = run_all(jobs, args)
-        chosen = {pair: best_rate(found["search"], *pair) if "search" in found else rates[0] for pair in pairs}
+        chosen = {pair: best_rate(found["search"], *pair) if "search" in found else args.rates[0] for pair in pairs}
         jobs = [method_job(*pair, chosen[pair], args.iterations, seed) for seed in args.seeds for pair in pairs]
         found["methods"] = run_all(jobs, args)
     text = json.dumps(found, indent=1) + "\n"

@@ -28,6 +28,8 @@ class Problem:
     tests: tuple[str, ...] = ()  # asserts of a code problem; empty for maths
     setup_code: str = ""  # code that the asserts need
     tests_in_prompt: int = 0  # number of tests shown to the model, from the first
+    numbers: tuple[int, ...] = ()  # of a countdown problem: any expression that uses each once
+    target: int = 0  # and has this value is right; answer is one of them
     level: int | None = None  # difficulty: MATH's 1 to 5, or the number of steps of an arithmetic problem
     subject: str = ""
     id: str = ""  # "<data set>/<split>/<row>", rows counted from 1

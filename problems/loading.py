@@ -14,6 +14,7 @@ from problems import InputError, Problem
 from problems.arithmetic import in_test_split, load_arithmetic, split_key
 from problems.code_forms import STREAM_SETUP, check_tests, examples, stream_asserts, stream_tests
 from problems.conventions import load_conventions
+from problems.countdown import load_countdown
 from problems.functions import load_functions
 from verifiers.asserts import defined_names, split_tests
 from verifiers.math_answers import extract_answer, verify_math
@@ -38,8 +39,9 @@ HUB_SPLITS = dict.fromkeys(HUB_DATASETS, ("test",)) | dict.fromkeys(
 HUB_SPLITS |= dict.fromkeys(("mbpp", "mbpp-sanitized"), ("train", "test", "validation", "prompt"))
 FILE_TYPES = (".csv", ".json", ".jsonl", ".parquet")
 
-GENERATED = ("arithmetic", "arithmetic-socratic", "functions", "conventions")
+GENERATED = ("arithmetic", "arithmetic-socratic", "countdown", "functions", "conventions")
 GENERATED_SIZES = {"train": 5000, "test": 1000}  # problems generated for a split
+COUNTDOWN_SIZES = {"train": 1500, "test": 300}  # there are few of two and three numbers: more would all be of four
 QUESTION_COLUMNS = ("question", "problem", "prompt", "text")
 ANSWER_COLUMNS = ("answer", "final_answer")
 SOLUTION_COLUMNS = ("correct_answer", "solution")  # of a mathematical problem
@@ -318,6 +320,8 @@ def load_problems(
         raise InputError(f"{dataset} has no split {split!r}: choose {' or '.join(splits)}")
     if dataset.startswith("arithmetic") and dataset in GENERATED:
         problems = load_arithmetic(split, GENERATED_SIZES[split], seed, dataset == "arithmetic-socratic")
+    elif dataset == "countdown":
+        problems = list(load_countdown(split, COUNTDOWN_SIZES[split], seed))
     elif dataset in GENERATED:
         load = load_functions if dataset == "functions" else load_conventions
         problems = list(load(split, GENERATED_SIZES[split], seed, tests_in_prompt))

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
-EMBEDDED_MODELS = ("tiny", "tiny/functions", "tiny/conventions", "tiny/answered", "tiny/styled")  # see tiny/pretrain.py
+EMBEDDED_MODELS = ("tiny", "tiny/countdown", "tiny/functions", "tiny/conventions", "tiny/answered", "tiny/styled")
 __all__ = ["EMBEDDED_MODELS", "base_model", "embedded_model", "load_lm", "load_tensors", "model_source", "not_loaded"]
 __all__ += ["save_tensors"]
 THINKING = ("<think>", "</think>")
@@ -26,8 +26,9 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of logits that are co
 
 def embedded_model(problems: list[Problem]) -> str:
     """The folder of the embedded model for these problems."""
-    if any(problem.id.startswith("conventions/") for problem in problems):
-        return "tiny/conventions"
+    for name in ("countdown", "conventions"):
+        if any(problem.id.startswith(f"{name}/") for problem in problems):
+            return f"tiny/{name}"
     return "tiny/functions" if any(problem.tests for problem in problems) else "tiny"
 
 

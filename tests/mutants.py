@@ -24,7 +24,7 @@ REPLAYS |= {
     "expert_iteration.py": "test_expert",
 }
 REPLAYS |= dict.fromkeys(("sharedrep_grpo.py", "sharedrep_reward.py", "running/passes.py"), "test_sharedrep_grpo_is")
-OTHERS = "archer conventions expert_iteration intro sharedrep episodes gradients grpo logprobs models".split()
+OTHERS = "archer conventions countdown expert_iteration intro sharedrep episodes gradients grpo logprobs models".split()
 OTHERS += "processes resume run_folder score".split()
 
 # script, text, text with the mistake
@@ -69,6 +69,13 @@ MUTANTS = [
         "_ = runs.from_first(common.feedback_read,",
     ),
     ("eval.py", "texts = common.feedback_read(", "texts = (lambda texts, *_: texts)("),
+    # countdown: which numbers an expression has used, what it is worth, what counts as given away
+    ("common.py", "if problem.numbers:", "if not problem:"),
+    ("verifiers/countdown.py", "any(sorted(used) == sorted(numbers)", "any(set(used) == set(numbers)"),
+    ("verifiers/countdown.py", "all(value == target for value", "any(value == target for value"),
+    ("verifiers/countdown.py", "return -value(operand)", "return value(operand)"),
+    ("eval.py", "for text in [*texts, feedback])", "for text in [feedback])"),
+    ("problems/countdown.py", 'in_test_split(question) == (split == "test")', "(split and True)"),
     ("mlmt_rl.py", "common.feedback_messages(p, z, r)", "common.feedback_messages(p, z)"),
     ("rl_guided_score.py", "common.feedback_messages(p, z, r)", "common.feedback_messages(p, z)"),
     ("common.py", "problem.tests[: problem.tests_in_prompt] if", "problem.tests if"),

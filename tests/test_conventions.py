@@ -168,6 +168,19 @@ def test_results_in_words(told_of):
         common.test_results(["\\boxed{2}"], [maths], args)
 
 
+def test_results_that_nobody_could_be_told(tmp_path):
+    args = mlmt_rl.Args(test_results="shown")
+    with pytest.raises(common.InputError, match="needs --tests-in-prompt"):
+        common.test_results([""], [common.Problem("?", "", tests=("assert f(1)",), tests_in_prompt=0)], args)
+    flags = {"dataset": ("conventions",), "limit": 2, "run_dir": str(tmp_path / "run")}
+    for more in ({}, {"feedback": "none", "solver": ("tiny/conventions",)}, {"turns": 1, "feedback": "own"}):
+        with pytest.raises(
+            common.InputError, match="--test-results verdict tells a --feedback model, and here is none"
+        ):
+            eval.main(eval.Args(test_results="verdict", **flags, **more))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("script", [mlmt_rl, rl_guided_score, eval], ids=lambda script: script.__name__)
 def test_the_solver_never_reads_a_hidden_assert(script, tmp_path, monkeypatch):
     """Every prompt of a run with --test-results all: the feedback model's holds all asserts, the solver's the first."""

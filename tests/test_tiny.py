@@ -16,7 +16,7 @@ from problems.arithmetic import arithmetic_chain, load_arithmetic
 from tiny import arithmetic_transcripts
 from tiny.pretrain import DEFAULTS, TASKS, transcript
 
-FOLDERS = {"arithmetic": "tiny", "functions": "tiny/functions", "conventions": "tiny/conventions"}
+FOLDERS = {"arithmetic": "tiny"} | {name: f"tiny/{name}" for name in ("countdown", "functions", "conventions")}
 INSTRUCTIONS = {
     "arithmetic": (common.SOLVE, common.STUDENT, common.CHECK, common.FEEDBACK, common.REFINE, common.SELF_CORRECT),
     "functions": (
@@ -25,6 +25,7 @@ INSTRUCTIONS = {
     ),
 }
 TOLD = {"conventions": ("all",)}  # the level of --test-results at which its feedback can be right
+INSTRUCTIONS["countdown"] = INSTRUCTIONS["arithmetic"]
 INSTRUCTIONS["conventions"] = (*INSTRUCTIONS["functions"], common.RESULTS, *common.VERDICTS)
 
 
@@ -134,14 +135,14 @@ def test_prompts_and_responses_are_short(task, tokenizer):
         text = right_attempt(task, problem)
         facts, student = TASKS[task].read_problem(problem), TASKS[task].read_attempt(text)
         checked = TASKS[task].check(facts, student, (0, 0), DEFAULTS[task], random.Random(0))
-        assert checked[0] == student and checked[1] in (False, [False, False])
+        assert checked[0] == student and (checked[1] in (False, [False, False]) or checked[1][-1] == "all ok")
         feedback = TASKS[task].feedback_text(*checked)
         assert len(tokenizer(text).input_ids) + 1 <= 38
         assert len(tokenizer(feedback).input_ids) + 1 <= 38
         prompt = common.refine_messages(problem, text, feedback)
         assert (
             len(common.encode_prompt(tokenizer, prompt)[0])
-            <= {"arithmetic": 110, "functions": 130, "conventions": 140}[task]
+            <= {"arithmetic": 110, "countdown": 90, "functions": 130, "conventions": 140}[task]
         )
 
 
@@ -189,7 +190,7 @@ def true_feedback(task: str, problem: common.Problem, text: str) -> str:
 
 def test_the_start_is_imperfect_but_able(task, model, tokenizer):
     """Room to learn, for each role; true feedback helps, and a second try without feedback does not beat the first."""
-    problems = load(task, "test", 64)
+    problems = load(task, "test", 128 if task == "countdown" else 64)
     attempts = respond(model, tokenizer, [common.attempt_messages(p) for p in problems])
     flags = SimpleNamespace(test_results=TOLD.get(task, ("none",))[0], code_timeout=5.0)
     told = zip(problems, attempts, common.test_results(attempts, problems, flags))
@@ -203,10 +204,16 @@ def test_the_start_is_imperfect_but_able(task, model, tokenizer):
     verdicts = [common.verify_all(texts, problems) for texts in (attempts, by_own, by_true, again)]
     first, refined, refined_by_true, corrected = (sum(rewards) / len(problems) for rewards in verdicts)
     exact = sum(g == t for g, t in zip(own, true)) / len(problems)
-    assert 0.2 <= first <= 0.6, first
+    lowest = (0.1, 0.15) if task == "countdown" else (0.2, 0.3)  # where solving is a search
+    assert lowest[0] <= first <= 0.6, first
     assert 0.4 <= exact <= 0.85, exact
-    assert 0.3 <= refined <= (0.8 if task in TOLD else 0.65), refined
-    assert refined_by_true >= refined + 0.05 and refined_by_true <= (1 if task in TOLD else 0.9), refined_by_true
+    assert lowest[1] <= refined <= (0.8 if task in TOLD else 0.65), refined
+    if task == "countdown":  # true feedback mends little there, and breaks nothing
+        kept = [y for y, z in zip(verdicts[2], verdicts[0]) if z]
+        assert sum(kept) >= 0.9 * len(kept), kept
+    else:
+        assert refined_by_true >= refined + 0.05, refined_by_true
+    assert refined_by_true <= (1 if task in TOLD else 0.9), refined_by_true
     assert 0.1 <= corrected <= first + 0.1, (first, corrected)
 
 

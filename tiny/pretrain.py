@@ -1,6 +1,7 @@
 """Makes the embedded models: small Llamas that solve, check and correct the generated problems.
 
     python tiny/pretrain.py [arithmetic]    # tiny/
+    python tiny/pretrain.py countdown       # tiny/countdown/
     python tiny/pretrain.py functions       # tiny/functions/
     python tiny/pretrain.py conventions     # tiny/conventions/
     python tiny/pretrain.py answered        # tiny/answered/, for intro.py
@@ -42,7 +43,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root, where common.py stands
 import common
 from problems.arithmetic import in_test_split
-from tiny import arithmetic_transcripts, conventions_transcripts, functions_transcripts
+from tiny import arithmetic_transcripts, conventions_transcripts, countdown_transcripts, functions_transcripts
 from tiny.measure import measure
 
 ROLES = ("attempt", "feedback", "refine", "self_correct", "answered", "styled")
@@ -50,7 +51,9 @@ ROLES = ("attempt", "feedback", "refine", "self_correct", "answered", "styled")
 
 @dataclass
 class Args:
-    task: tyro.conf.Positional[Literal["arithmetic", "functions", "conventions", "answered", "styled"]] = "arithmetic"
+    task: tyro.conf.Positional[Literal["arithmetic", "countdown", "functions", "conventions", "answered", "styled"]] = (
+        "arithmetic"
+    )
     """the embedded problems"""
     output_dir: Path = Path(__file__).resolve().parent
     """folder of the finished model"""
@@ -109,7 +112,7 @@ class Args:
 
 
 TASKS = {"arithmetic": arithmetic_transcripts, "functions": functions_transcripts}
-TASKS["conventions"] = conventions_transcripts
+TASKS |= {"conventions": conventions_transcripts, "countdown": countdown_transcripts}
 TASKS |= dict.fromkeys(("answered", "styled"), arithmetic_transcripts)
 ANSWERED = {"clean_steps": 0, "careless_steps": 800, "careless_batch": (16, 6, 6, 4, 24, 0)}
 STYLED = {"clean_steps": 0, "careless_steps": 1400, "careless_batch": (0, 0, 0, 0, 0, 48), "careless_lr": 1e-3}
@@ -117,6 +120,7 @@ STYLED |= {"mistakes": (0.02, 0.1, 0.005)}
 DEFAULTS = {
     "arithmetic": Args(),
     "functions": Args("functions", Args.output_dir / "functions", **functions_transcripts.FLAGS),
+    "countdown": Args("countdown", Args.output_dir / "countdown", **countdown_transcripts.FLAGS),
     "conventions": Args("conventions", Args.output_dir / "conventions", **conventions_transcripts.FLAGS),
     "answered": Args("answered", Args.output_dir / "answered", **ANSWERED),
     "styled": Args("styled", Args.output_dir / "styled", **STYLED),
