@@ -1,6 +1,6 @@
 """Does feedback help, and when? Every experiment of docs/evidence.md, from nothing to its tables and its figures.
 
-    python benchmarks/compare.py --publish     all of it, five seeds: some 11 hours on two cores, computed
+    python benchmarks/compare.py --publish     all of it, five seeds: some 11 hours on two cores, estimated
     python benchmarks/compare.py --experiments told read --publish     the first two tables: some 3 hours
     python benchmarks/compare.py --quick       one seed and a quarter of the training, to see that it works
 
@@ -102,7 +102,8 @@ def run(job: Job, args: Args) -> dict:
     """Trains and evaluates one run, where that has not been done; its figures."""
     command, iterations, seed = job
     place = args.folder / f"{re.sub('[^a-z0-9]+', '_', command)}-{iterations}-{seed}"
-    done = place.with_name(place.name + ".json")
+    evaluated = place.with_name(f"{place.name}-eval{args.problems}")
+    done = evaluated.with_name(evaluated.name + ".json")
     if done.exists():
         return json.loads(done.read_text())
     script, *flags = command.split()
@@ -113,9 +114,9 @@ def run(job: Job, args: Args) -> dict:
     sampling = "--temperature 1 --top-p 1 --samples 2 --max-new-tokens 40 --max-feedback-tokens 40".split()
     turns = 1 if script in ("grpo.py", "expert_iteration.py", "archer.py") else 2
     quality = ("--feedback-quality",) * (script in ("rl_guided_score.py", "mlmt_rl.py") and "-control" not in command)
-    sizes = ("--turns", turns, "--limit", args.problems, *quality, "--run-dir", f"{place}-eval")
+    sizes = ("--turns", turns, "--limit", args.problems, *quality, "--run-dir", evaluated)
     call(log, ROOT / "eval.py", "--solver", place, *" ".join(told).split(), *sampling, *sizes, *again)
-    figures = json.loads(Path(f"{place}-eval", "eval.json").read_text())["results"][0]
+    figures = json.loads((evaluated / "eval.json").read_text())["results"][0]
     parts = figures["by_level"] | {"all": figures}
     rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
     explained = [row.get("losses/explained_variance") for row in rows[len(rows) // 2 :]]

@@ -1,6 +1,6 @@
 """The `countdown` problems: make a target from two to four numbers. Solving is a search, checking is arithmetic.
 
-    Make 24 from 8, 3 and 4: use each number once, with + - * / and brackets.
+    Make 20 from 3, 4 and 8: use each number once, with + - * / and brackets.
 
 The answer is an expression; any that uses each number once and reaches the target is right (verifiers/countdown.py). A
 problem's level is how many numbers it has. The task is TinyZero's (https://github.com/Jiayi-Pan/TinyZero), with smaller

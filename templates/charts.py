@@ -48,12 +48,13 @@ def curve(runs: list[dict], metric: str, axis: str, max_points: int) -> np.ndarr
 
 def unit(metric: str) -> str:
     """What a chart's y axis counts."""
-    name = metric.split("/")[-1]
-    units = {"length": "tokens", "kl_": "nats an episode", "entropy": "nats a token", "seconds": "seconds"}
-    units |= {"tokens_per_second": "tokens a second", "memory": "GB", "grad_norm": "norm", "learning_rate": "rate"}
+    units = {"kl_teacher": "nats a token", "entropy": "nats a token", "kl_": "nats an episode", "length": "tokens"}
+    units |= {"tokens_per_second": "tokens a second", "seconds": "seconds", "memory": "GB", "learning_rate": "rate"}
+    units |= {"grad_norm": "norm", "auc": "AUC", "reward": "mean reward", "trained_responses": "responses"}
     shares = ("accuracy", "fixed", "broken", "repeated", "truncated", "undecided", "format", "groups", "delta", "kept")
-    units |= dict.fromkeys(shares, "share of problems") | {"reward": "mean reward", "losses/": "loss", "auc": "AUC"}
-    return next((text for part, text in units.items() if part in name or part == metric[: len(part)]), "")
+    units |= dict.fromkeys((*shares, "clipped", "explained_variance", "win_"), "share")
+    units |= {"weight": "weight", "losses/": "loss"}
+    return next((text for part, text in units.items() if part in metric), "")
 
 
 def chart(groups: list[dict], metric: str, axis: str, max_points: int) -> str | None:

@@ -96,7 +96,7 @@ def test_a_run_is_done_once(tmp_path, monkeypatch):
     def call(log, script, *words):
         calls.append([script.name, *map(str, words)])
         place = Path(words[words.index("--run-dir") + 1])
-        place.mkdir()
+        place.mkdir(exist_ok=True)
         part = {
             "accuracy_1": 0.2,
             "accuracy_2": 0.4,
@@ -111,6 +111,9 @@ def test_a_run_is_done_once(tmp_path, monkeypatch):
     job = compare.LADDERS["read"]["right or wrong"][0], 40, 3
     results = [compare.run(job, compare.Args(folder=tmp_path)) for _ in range(2)]
     assert results[0] == results[1] and len(calls) == 2
+    compare.run(job, compare.Args(folder=tmp_path, problems=9))  # another evaluation of the same run
+    other, again = shlex.join(calls.pop()), calls.pop()
+    assert again == calls[0] and "--limit 9" in other and "-eval9" in other
     assert results[0]["accuracy_2"] == {"2": 0.4, "all": 0.4} and results[0]["explained_variance"] == 0.25
     training, evaluation = map(shlex.join, calls)
     assert training.startswith("mlmt_rl.py --dataset conventions --test-results all --feedback-control verdict")

@@ -169,7 +169,7 @@ def test_charts_say_what_they_count(tmp_path):
     run["config"]["problems"] = {"evaluation": 25}
     assert len(drawn("eval/accuracy_1")) > len(plain) + 100  # a band
     for metric, words in (
-        ("eval/accuracy_1", "share of problems"),
+        ("eval/accuracy_1", "share"),
         ("losses/kl_solver", "nats an episode"),
         ("rollout/response_length_1", "tokens"),
     ):
@@ -179,7 +179,10 @@ def test_charts_say_what_they_count(tmp_path):
     assert f'title="losses/kl_solver: {charts.MEANINGS["losses/kl_solver"][:30]}' in page
     units = {name: charts.unit(name) for name in charts.MEANINGS}
     assert units["charts/tokens_per_second"] == "tokens a second" and units["losses/value"] == "loss"
-    assert units["losses/grad_norm_value"] == "norm" and units["eval/delta"] == "share of problems"
+    assert units["losses/grad_norm_value"] == "norm" and units["eval/delta"] == "share"
+    assert units["losses/kl_teacher"] == "nats a token" and units["losses/explained_variance"] == "share"
+    assert units["losses/weight"] == "weight" and units["losses/weight_clipped"] == "share"
+    assert units["charts/verify_seconds"] == "seconds" and units["losses/policy_solver"] == "loss"
 
 
 def test_texts_are_escaped_and_whole(tmp_path):

@@ -527,6 +527,10 @@ def test_config_holds_every_flag(finished):
     config = json.loads((Path(finished.run_dir) / "config.json").read_text())
     assert config["args"] == json.loads(json.dumps(asdict(finished)))
     assert "git_commit" in config and config["packages"]["torch"] == torch.__version__
+    train, held_out = common.load_problems_for(finished)
+    assert config["problems"] == {"training": len(train), "evaluation": len(held_out)} and len(train) != len(held_out)
+    assert config["command"] == common.command_line(finished, config["script"], run_dir=None)
+    assert "--run-dir" not in config["command"] and "--dataset" in config["command"]
 
 
 def test_a_command_line_gives_its_flags_back():
