@@ -60,6 +60,7 @@ class Args:
     max_new_tokens: int = 1024  # longest response of the solver, in tokens
     max_feedback_tokens: int = 512  # longest feedback, in tokens
     eval_seed: int = 0  # seeds the sampling
+    stop_strings: tuple[str, ...] = ()  # texts that end a response (a base model's next question)
     block_size: int = 200  # most episodes sampled, judged and written together; a cut loses one block
     generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as it allows
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
@@ -128,6 +129,7 @@ def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args)
     # TURN 1: z ~ L(.|x)
     prompts = [common.encode_prompt(tokenizers[0], common.attempt_messages(p, template)) for p in problems]
     turns = {"attempt": generate(solver, tokenizers[0], prompts, args.max_new_tokens, args)}
+    runs.cut_at_stops(turns["attempt"], tokenizers[0], args.stop_strings)
     attempts = turns["attempt"]["texts"]
     if args.turns == 2:
         messages = [common.self_correct_messages(p, z, template) for p, z in zip(problems, attempts)]
@@ -144,6 +146,7 @@ def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args)
         # TURN 2: y ~ L(.|x,z,g), on the same problem
         prompts = [common.encode_prompt(tokenizers[0], m) for m in messages]
         turns["refinement"] = generate(solver, tokenizers[0], prompts, args.max_new_tokens, args)
+        runs.cut_at_stops(turns["refinement"], tokenizers[0], args.stop_strings)
     answers = [turns[name]["texts"] for name in ("attempt", "refinement") if name in turns]
     rewards, _ = common.verify_turns(answers, problems, args)
     return turns | {f"rewards_{turn}": verdicts for turn, verdicts in enumerate(rewards, 1)}
@@ -200,7 +203,9 @@ def quality_columns(models, tokenizers, problems: list[common.Problem], episodes
     texts, prompts = [], []
     for messages in (without, shuffled):
         prompts.append([common.encode_prompt(tokenizers[0], m) for m in messages])
-        texts.append(generate(models[0], tokenizers[0], prompts[-1], args.max_new_tokens, args)["texts"])
+        turn = generate(models[0], tokenizers[0], prompts[-1], args.max_new_tokens, args)
+        runs.cut_at_stops(turn, tokenizers[0], args.stop_strings)
+        texts.append(turn["texts"])
     rewards_without, rewards_shuffled = common.verify_turns(texts, problems, args)[0]
     turn = episodes["refinement"]
     logprobs = response_logprobs(models[0], [ids for ids, _ in turn["prompts"]], turn, args)
@@ -239,8 +244,12 @@ def training_settings(args: Args) -> Args:
     try:
         config = json.loads((checkpoint.parent / "config.json").read_text(encoding="utf-8"))["args"]
         first_row = common.read_rows(checkpoint.parent / "metrics.jsonl")[0]
+        stop_strings = ()
+        if "reward_dir" in config:  # sharedrep_grpo.py: its reward folder says what ends a response
+            folder = config["reward_dir"] or f"runs/{Path(config['dataset']).stem}__sharedrep_reward__{config['seed']}"
+            stop_strings = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["args"]["stop_strings"]
     except (OSError, ValueError, KeyError, IndexError) as error:
-        reason = f"config.json or metrics.jsonl in {checkpoint.parent} cannot be read"
+        reason = f"config.json or metrics.jsonl in {checkpoint.parent}, or its reward folder, cannot be read"
         raise common.InputError(f"--as-in-training: {reason}: {error}") from error
     same = ("dtype", "use_smart_corrections", "chat_template", "prompt_template", "tests_in_prompt", "test_results")
     same += ("feedback_control", "temperature", "solve_prompt", "feedback_prompt", "refine_prompt", "system_prompt")
@@ -248,7 +257,12 @@ def training_settings(args: Args) -> Args:
     settings = {name: config[name] for name in (*same, "code_timeout") if name in config}
     settings |= {"dataset": (config["eval_dataset"] or config["dataset"],), "split": config["eval_split"]}
     settings["chat_template"] = config["chat_template"] not in (False, "off")  # older runs have auto, on or off
-    settings |= {"limit": config["eval_size"], "block_size": config["eval_size"], "samples": 1}
+    settings |= {
+        "stop_strings": tuple(stop_strings),
+        "limit": config["eval_size"],
+        "block_size": config["eval_size"],
+        "samples": 1,
+    }
     return replace(args, **settings, turns=2 if "eval/accuracy_2" in first_row else 1)
 
 

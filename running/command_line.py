@@ -99,6 +99,8 @@ def check_args(args) -> None:
         lowest = 0 if isinstance(value, float) or field.name in MAY_BE_ZERO else 1
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not lowest <= value < 2**32:
             raise InputError(f"--{field.name.replace('_', '-')} must not be {value}")
+    if "" in getattr(args, "stop_strings", ()):
+        raise InputError("--stop-strings: an empty text ends every response before it begins")
     training = hasattr(args, "adam_betas")
     if training and not all(0 <= beta < 1 for beta in args.adam_betas):
         raise InputError(f"--adam-betas {' '.join(map(str, args.adam_betas))} must be in [0, 1)")

@@ -140,40 +140,33 @@ def kill_while_a_checkpoint_is_written(process: subprocess.Popen, run_dir: Path)
     process.kill()
 
 
-def test_three_kills_change_nothing(finished, tmp_path):
+def test_two_kills_change_nothing(finished, tmp_path):
     """Red if anything that a run goes on from is missing in a checkpoint, or if what came after one is not cut."""
     run_dir = tmp_path / "killed"
     args = replace(finished, run_dir=str(run_dir), if_run_exists="resume", keep_checkpoints=2)
-    rng = random.Random(10)
-    resumed_from, rows_cut = [], 0
-    for kill in range(3):
-        last = common.last_checkpoint(run_dir)
-        done = int(last.name[-6:]) if last else 0
-        resumed_from.append(done)
-        old_file = file_number(run_dir / "metrics.jsonl")
-        process = start(args)
-        try:
-            if kill == 1:
-                wait_for_rows(process, run_dir, old_file, 1)
-                kill_while_a_checkpoint_is_written(process, run_dir)
-            else:
-                target = min(done + rng.randint(1, 5), args.iterations - 2)
-                wait_for_rows(process, run_dir, old_file, target + 1)
-                seconds = [row["charts/seconds"] for row in read_whole_rows(run_dir / "metrics.jsonl")[-2:]]
-                time.sleep(rng.random() * min(0.9, seconds[-1] - seconds[0]))  # somewhere in the iteration after it
-        finally:
-            process.kill()
-        _, errors = process.communicate()
-        assert process.returncode == -signal.SIGKILL, errors
-        if kill == 1:
-            assert unfinished_checkpoints(run_dir), "the kill came too late to leave an unfinished checkpoint"
-        last = common.last_checkpoint(run_dir)
-        rows_cut += len(read_whole_rows(run_dir / "metrics.jsonl")) - 1 - (int(last.name[-6:]) if last else 0)
-    assert resumed_from[0] == 0 and max(resumed_from) > 0 and rows_cut > 0, (resumed_from, rows_cut)
-
     process = start(args)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
+    try:
+        wait_for_rows(process, run_dir, None, 5)
+        seconds = [row["charts/seconds"] for row in read_whole_rows(run_dir / "metrics.jsonl")[-2:]]
+        time.sleep(random.random() * min(0.9, seconds[1] - seconds[0]))  # somewhere in an iteration after the fourth
+    finally:
+        process.kill()
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    assert common.last_checkpoint(run_dir).name == "checkpoint-000003"
+
+    old_file = file_number(run_dir / "metrics.jsonl")
+    process = start(args)
+    try:
+        wait_for_rows(process, run_dir, old_file, 1)
+        kill_while_a_checkpoint_is_written(process, run_dir)
+    finally:
+        process.kill()
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    assert unfinished_checkpoints(run_dir), "the kill came too late to leave an unfinished checkpoint"
+
+    mlmt_rl.main(args)
     assert not list(run_dir.glob("*.tmp"))
     assert_same_run(run_dir, finished.run_dir)
     seconds = [row["charts/seconds"] for row in read_jsonl(run_dir / "metrics.jsonl")]
@@ -266,12 +259,11 @@ VARIANTS = {
 @pytest.mark.parametrize(("script", "flags"), VARIANTS.values(), ids=VARIANTS)
 def test_two_iterations_and_two_more_are_four(small, tmp_path, coin_rewards, script, flags):
     """Red if a counter, an optimiser's state, a head, a buffer, a master or a random number is not taken over."""
-    flags = {"script": script, "eval_every": 1, "save_every": 2} | flags
-    script.main(small(run_dir=tmp_path / "whole", iterations=4, **flags))
-    parts = {"run_dir": tmp_path / "parts"} | flags
-    script.main(small(iterations=2, **parts))
-    assert len(metric_lines(tmp_path / "parts")) == 3
-    script.main(small(iterations=4, if_run_exists="resume", **parts))
+    flags = {"script": script, "iterations": 4, "eval_every": 2, "save_every": 2, "keep_checkpoints": 0} | flags
+    script.main(small(run_dir=tmp_path / "whole", **flags))
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "checkpoint-000004")
+    script.main(small(run_dir=tmp_path / "parts", if_run_exists="resume", **flags))
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
     last = read_jsonl(tmp_path / "whole" / "metrics.jsonl")[-1]
     norms = {name: value for name, value in last.items() if "grad_norm" in name and value is not None}
@@ -279,7 +271,7 @@ def test_two_iterations_and_two_more_are_four(small, tmp_path, coin_rewards, scr
 
 
 def test_a_killed_sibling_goes_on(small, tmp_path):
-    """Red if what test_three_kills_change_nothing shows of mlmt_rl.py does not hold for the script of most state."""
+    """Red if what test_two_kills_change_nothing shows of mlmt_rl.py does not hold for the script of most state."""
     flags = {"script": archer, "iterations": 4, "save_every": 2, "eval_every": 3, "max_new_tokens": 32} | ARCHER
     whole, killed = (small(run_dir=tmp_path / name, **flags) for name in ("whole", "killed"))
     archer.main(whole)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import read_jsonl
 from test_bad_input import contents, refused  # noqa: F401
-from test_resume import REPO, assert_same_run, metric_lines, start, wait_for_rows
+from test_resume import REPO, assert_same_run, metric_lines
 
 import common
 import mlmt_rl
@@ -48,21 +48,24 @@ def test_two_runs_of_one_second_have_two_folders(small, tmp_path, coin_rewards, 
     assert len({tuple(metric_lines(each.run_dir)) for each in args}) == 1
 
 
-def test_a_folder_in_use_is_left_alone(finished, refused, tmp_path):  # noqa: F811
+def test_a_folder_in_use_is_left_alone(small, refused, tmp_path, coin_rewards):  # noqa: F811
     """Red if a second process writes into the folder of a run that lives, or if it may not after its end."""
-    args = replace(finished, run_dir=str(tmp_path / "run"), iterations=400, save_every=1, keep_checkpoints=1)
-    process = start(args)
+    args = small(iterations=1)
+    mlmt_rl.main(args)
+    code = "import pathlib, time; from types import SimpleNamespace; from running import folder; "
+    code += "run = SimpleNamespace(folder=pathlib.Path('run'), args=SimpleNamespace(run_dir='run')); "
+    code += "folder.claim(run); print('claimed', flush=True); time.sleep(999)"
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    owner = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=-1, text=True)
     try:
-        wait_for_rows(process, tmp_path / "run", None, 2)
-        process.send_signal(19)  # SIGSTOP: it lives, but writes nothing while the second one is tried
-        time.sleep(0.1)
+        assert owner.stdout.readline() == "claimed\n"
         for if_run_exists in ("resume", "delete"):
             error = refused(replace(args, if_run_exists=if_run_exists))
             assert f"another process is writing into the run folder {tmp_path / 'run'}" in error
     finally:
-        process.kill()
-        process.communicate()
-    mlmt_rl.main(replace(args, if_run_exists="delete", iterations=1))
+        owner.kill()
+        owner.communicate()
+    mlmt_rl.main(replace(args, if_run_exists="delete"))
     assert len(metric_lines(tmp_path / "run")) == 2 and not (tmp_path / "run" / "lock").exists()
 
 
@@ -202,17 +205,20 @@ def test_a_copied_script_names_itself(small, tmp_path, problem_file):
 # ---- no work is lost -----------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk(small, tmp_path):
+def test_a_full_disk(small, tmp_path, coin_rewards, capsys):
     """Red if a checkpoint that finds no room ends in a traceback, leaves half a folder, or spoils what was written."""
     args = small(iterations=3, save_every=2, eval_every=3)
-
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))  # the weights take more
-
-    words = common.command_line(args, REPO / "mlmt_rl.py")
-    ended = subprocess.run(words, shell=True, preexec_fn=limited, cwd=REPO, capture_output=True, text=True)
-    assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
-    assert "checkpoint-000002 cannot be written" in ended.stderr and "make room, then go on with" in ended.stderr
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))  # bytes of a file: the weights take more
+    try:
+        with pytest.raises(SystemExit) as ending:
+            common.run(mlmt_rl.main, args, "mlmt_rl.py")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err
+    assert ending.value.code == 2 and error.startswith("error: ")
+    del ending  # and with it the frames of the run, which hold its lock
+    assert "checkpoint-000002 cannot be written" in error and "make room, then go on with" in error
     assert not list((tmp_path / "run").glob("checkpoint-*")) and len(metric_lines(tmp_path / "run")) == 3
     mlmt_rl.main(replace(args, if_run_exists="resume"))
     mlmt_rl.main(replace(args, run_dir=str(tmp_path / "whole")))

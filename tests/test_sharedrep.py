@@ -16,6 +16,7 @@ from test_bad_input import refused  # noqa: F401, a fixture
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import common
+import eval as evaluation
 import report
 import runs
 import sharedrep_grpo as grpo
@@ -478,7 +479,16 @@ def test_stop_strings_end_responses_in_training_too(solution_files, made, tmp_pa
     assert texts and not any("\n" in text for text in texts)
     tokenizer = AutoTokenizer.from_pretrained("tiny/styled")
     longest = max(len(tokenizer(text).input_ids) for text in texts) + 1
-    assert read_jsonl(tmp_path / "run" / "metrics.jsonl")[-1]["rollout/response_length_1"] <= longest
+    last = read_jsonl(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["rollout/response_length_1"] <= longest
+    again = evaluation.Args(solver=(str(tmp_path / "run"),), run_dir=str(tmp_path / "eval"))
+    evaluation.main(evaluation.training_settings(again))
+    (figures,) = json.loads((tmp_path / "eval" / "eval.json").read_text())["results"]
+    assert figures["accuracy_1"] == last["eval/accuracy_1"]
+    held_out = [row["attempt"] for row in read_jsonl(tmp_path / "run" / "episodes.jsonl") if row["phase"] == "eval"]
+    assert [row["attempt"] for row in read_jsonl(tmp_path / "eval" / "episodes.jsonl")] == held_out[
+        -len(held_out) // 2 :
+    ]
 
 
 def test_seeds_of_one_reward_share_a_line_of_the_report(solution_files, tmp_path, monkeypatch):
