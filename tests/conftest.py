@@ -63,6 +63,24 @@ def small(problem_file, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def random_lm(tmp_path_factory) -> str:
+    from replay import save_family  # which imports this file
+
+    return save_family("llama", tmp_path_factory.mktemp("random") / "llama", 0)
+
+
+@pytest.fixture
+def quick(small, random_lm):
+    """`small` with a random model of one layer, for tests of what is kept and not of what is written."""
+
+    def flags(script=mlmt_rl, **flags):
+        critic = {"critic_lm": random_lm} if hasattr(script.Args, "critic_lm") else {}
+        return small(**{"script": script, "policy_lm": random_lm} | critic | flags)
+
+    return flags
+
+
+@pytest.fixture(scope="session")
 def finished(problem_file, tmp_path_factory) -> mlmt_rl.Args:
     """The flags of a finished run: 12 iterations of whole responses, really verified, every checkpoint kept."""
     flags = {"iterations": 12, "eval_every": 5, "save_every": 3, "keep_checkpoints": 0}

@@ -344,6 +344,7 @@ def test_comparison_of_solvers_in_one_folder(tmp_path, capsys):
         ({"temperature": -1.0}, "--temperature must not be -1.0"),
         ({"top_p": 0.0}, "--top-p 0.0"),
         ({"temperature": 0.0, "samples": 2}, "add --samples 1"),
+        ({"stop_strings": ("",)}, "an empty text ends every response"),
         ({"max_new_tokens": 9000}, "tokens, but the model of --solver tiny reads 8192"),
         ({"feedback_quality": True}, "--feedback-quality needs --turns 2 and a --feedback model"),
         ({"feedback_quality": True, "feedback": "tiny", "use_smart_corrections": False}, "whose feedback is read"),

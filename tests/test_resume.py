@@ -257,13 +257,13 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize(("script", "flags"), VARIANTS.values(), ids=VARIANTS)
-def test_two_iterations_and_two_more_are_four(small, tmp_path, coin_rewards, script, flags):
+def test_two_iterations_and_two_more_are_four(quick, tmp_path, coin_rewards, script, flags):
     """Red if a counter, an optimiser's state, a head, a buffer, a master or a random number is not taken over."""
     flags = {"script": script, "iterations": 4, "eval_every": 2, "save_every": 2, "keep_checkpoints": 0} | flags
-    script.main(small(run_dir=tmp_path / "whole", **flags))
+    script.main(quick(run_dir=tmp_path / "whole", **flags))
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     shutil.rmtree(tmp_path / "parts" / "checkpoint-000004")
-    script.main(small(run_dir=tmp_path / "parts", if_run_exists="resume", **flags))
+    script.main(quick(run_dir=tmp_path / "parts", if_run_exists="resume", **flags))
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
     last = read_jsonl(tmp_path / "whole" / "metrics.jsonl")[-1]
     norms = {name: value for name, value in last.items() if "grad_norm" in name and value is not None}
@@ -285,10 +285,10 @@ def test_a_killed_sibling_goes_on(small, tmp_path):
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
-def test_a_seed_fixes_the_run(small, tmp_path, coin_rewards):
+def test_a_seed_fixes_the_run(quick, tmp_path, coin_rewards):
     """Red if something random is not seeded, or if the seed does not reach the problems' order or the sampling."""
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
-        mlmt_rl.main(small(run_dir=tmp_path / name, seed=seed))
+        mlmt_rl.main(quick(run_dir=tmp_path / name, seed=seed))
     assert_same_run(tmp_path / "one", tmp_path / "again")
     assert metric_lines(tmp_path / "one")[0] == metric_lines(tmp_path / "other")[0]  # the evaluation has its own seed
     questions = [
@@ -468,16 +468,16 @@ def test_a_kill_at_any_moment_leaves_whole_checkpoints(tmp_path, monkeypatch):
     assert {file_number(last / name) for name in CHECKPOINT_FILES} <= synced
 
 
-def test_only_the_newest_checkpoints_are_kept(small, tmp_path, coin_rewards):
+def test_only_the_newest_checkpoints_are_kept(quick, tmp_path, coin_rewards):
     """Red if --keep-checkpoints deletes too many, too few, or leaves half-deleted folders behind."""
-    mlmt_rl.main(small(iterations=4, save_every=1, keep_checkpoints=2, seed=2))
+    mlmt_rl.main(quick(iterations=4, save_every=1, keep_checkpoints=2, seed=2))
     names = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
     assert names == ["checkpoint-000003", "checkpoint-000004"]
     rows = read_jsonl(tmp_path / "run" / "checkpoints.jsonl")
     assert [row["iteration"] for row in rows] == [1, 2, 3, 4]
 
 
-def test_the_best_checkpoint_by_training_reward_is_kept_too(small, tmp_path, monkeypatch):
+def test_the_best_checkpoint_by_training_reward_is_kept_too(quick, tmp_path, monkeypatch):
     """Red if the best is taken from an evaluation, from one iteration alone, or is deleted with the old ones."""
     shares = {1: 0.0, 2: 0.75, 3: 0.25, 4: 0.25, 5: 0.5, 6: 0.0, 7: 0.0, 8: 0.25}  # right refinements, by iteration
     calls = []
@@ -489,7 +489,7 @@ def test_the_best_checkpoint_by_training_reward_is_kept_too(small, tmp_path, mon
         return [i < share * len(responses) for i in range(len(responses))]
 
     monkeypatch.setattr(common, "judge_all", judge_all)
-    mlmt_rl.main(small(iterations=8, save_every=2, keep_checkpoints=1, eval_every=100))
+    mlmt_rl.main(quick(iterations=8, save_every=2, keep_checkpoints=1, eval_every=100))
     rows = read_jsonl(tmp_path / "run" / "checkpoints.jsonl")
     assert [row["mean_reward"] for row in rows] == [0.375, 0.25, 0.25, 0.125]
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == [

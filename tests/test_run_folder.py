@@ -1,6 +1,7 @@
 """A run folder has one owner and an identity, and loses no work, whatever its user or its machine does."""
 
 import fcntl
+import importlib
 import json
 import os
 import re
@@ -36,11 +37,11 @@ def copied(finished, tmp_path) -> mlmt_rl.Args:
 # ---- one owner -----------------------------------------------------------------------------------------------------
 
 
-def test_two_runs_of_one_second_have_two_folders(small, tmp_path, coin_rewards, monkeypatch):
+def test_two_runs_of_one_second_have_two_folders(quick, tmp_path, coin_rewards, monkeypatch):
     """Red if a default name that is taken is written into, or refused."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda _: "20260101-000000")
-    args = [replace(small(iterations=1), run_dir=None, seed=1) for _ in range(3)]
+    args = [replace(quick(iterations=1), run_dir=None, seed=1) for _ in range(3)]
     for each in args:
         mlmt_rl.main(each)
     name = "runs/three_steps__mlmt_rl__1__20260101-000000"
@@ -48,9 +49,9 @@ def test_two_runs_of_one_second_have_two_folders(small, tmp_path, coin_rewards, 
     assert len({tuple(metric_lines(each.run_dir)) for each in args}) == 1
 
 
-def test_a_folder_in_use_is_left_alone(small, refused, tmp_path, coin_rewards):  # noqa: F811
+def test_a_folder_in_use_is_left_alone(quick, refused, tmp_path, coin_rewards):  # noqa: F811
     """Red if a second process writes into the folder of a run that lives, or if it may not after its end."""
-    args = small(iterations=1)
+    args = quick(iterations=1)
     mlmt_rl.main(args)
     code = "import pathlib, time; from types import SimpleNamespace; from running import folder; "
     code += "run = SimpleNamespace(folder=pathlib.Path('run'), args=SimpleNamespace(run_dir='run')); "
@@ -101,9 +102,9 @@ def test_a_run_that_went_on_meanwhile_is_not_written_into(copied, refused, monke
 # ---- an identity ---------------------------------------------------------------------------------------------------
 
 
-def test_only_six_digits_are_a_checkpoint(small, tmp_path, coin_rewards):
+def test_only_six_digits_are_a_checkpoint(quick, tmp_path, coin_rewards):
     """Red if a copy that a user made is deleted, resumed from, or counted."""
-    mlmt_rl.main(small(iterations=1, save_every=1, keep_checkpoints=1))
+    mlmt_rl.main(quick(iterations=1, save_every=1, keep_checkpoints=1))
     others = [
         "checkpoint-000001-copy1",
         "checkpoint-best2",
@@ -113,26 +114,26 @@ def test_only_six_digits_are_a_checkpoint(small, tmp_path, coin_rewards):
     ]
     for name in others:
         shutil.copytree(tmp_path / "run" / "checkpoint-000001", tmp_path / "run" / name)
-    mlmt_rl.main(small(iterations=4, save_every=1, keep_checkpoints=1, if_run_exists="resume"))
+    mlmt_rl.main(quick(iterations=4, save_every=1, keep_checkpoints=1, if_run_exists="resume"))
     left = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
     assert {*others} <= left and len(left) <= len(others) + 2 and "checkpoint-000004" in left
 
 
-def test_without_git(small, tmp_path, coin_rewards, monkeypatch):
+def test_without_git(quick, tmp_path, coin_rewards, monkeypatch):
     """Red if a run needs git."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    mlmt_rl.main(small(iterations=1))
+    mlmt_rl.main(quick(iterations=1))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["git_commit"] is None
 
 
 @pytest.mark.parametrize("part", ["training", "evaluation"])
 @pytest.mark.parametrize("column", ["question", "answer"])
-def test_other_problems_are_refused_by_name(small, refused, tmp_path, coin_rewards, part, column):  # noqa: F811
+def test_other_problems_are_refused_by_name(quick, refused, tmp_path, coin_rewards, part, column):  # noqa: F811
     """Red if a run goes on with other problems, or other answers, than it was started with."""
     rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(40)]
     path = tmp_path / "problems.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    mlmt_rl.main(small(dataset=str(path), iterations=1))
+    mlmt_rl.main(quick(dataset=str(path), iterations=1))
     problems = common.load_problems(str(path), "train" if part == "training" else "test")
     evaluated = {row["question"] for row in read_jsonl(tmp_path / "run" / "episodes.jsonl") if row["phase"] == "eval"}
     problems = [p for p in problems if part == "training" or p.question in evaluated]
@@ -147,7 +148,7 @@ def test_other_problems_are_refused_by_name(small, refused, tmp_path, coin_rewar
             w for w in words if common.load_problems.__globals__["in_test_split"](w) == (split == "test")
         )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    error = refused(small(dataset=str(path), iterations=2, if_run_exists="resume"))
+    error = refused(quick(dataset=str(path), iterations=2, if_run_exists="resume"))
     assert f"the {part} prompts or answers are not those that the run in {tmp_path / 'run'} was started with" in error
 
 
@@ -254,9 +255,9 @@ def test_sizes_are_named_at_the_start(small, tmp_path, coin_rewards, capsys):
     assert float(found[1]) == pytest.approx((3 + 2 * 3) * weights / 1e9, abs=0.006)  # gradient and two moments each
 
 
-def test_only_the_newest_checkpoint_holds_the_optimisers(small, tmp_path, coin_rewards):
+def test_only_the_newest_checkpoint_holds_the_optimisers(quick, tmp_path, coin_rewards):
     """Red if older checkpoints take three times the room, or if the newest lacks what a resumed run needs."""
-    mlmt_rl.main(small(iterations=4, save_every=1, keep_checkpoints=3))
+    mlmt_rl.main(quick(iterations=4, save_every=1, keep_checkpoints=3))
     kept = sorted(path.parent.name for path in (tmp_path / "run").glob("checkpoint-*/solver"))
     assert kept[-3:] == [f"checkpoint-{n:06d}" for n in (2, 3, 4)]
     assert [path.parent.name for path in (tmp_path / "run").glob("*/trainer.pt")] == ["checkpoint-000004"]
@@ -264,13 +265,13 @@ def test_only_the_newest_checkpoint_holds_the_optimisers(small, tmp_path, coin_r
     with pytest.raises(
         common.InputError, match="checkpoint-000003/trainer.pt is missing .older.* start a new run from"
     ):
-        mlmt_rl.main(small(iterations=5, keep_checkpoints=3, if_run_exists="resume"))
+        mlmt_rl.main(quick(iterations=5, keep_checkpoints=3, if_run_exists="resume"))
 
 
 @pytest.mark.parametrize("where", ["link", "here", "beside a leftover"])
-def test_delete_works_everywhere(small, tmp_path, coin_rewards, monkeypatch, where):
+def test_delete_works_everywhere(quick, tmp_path, coin_rewards, monkeypatch, where):
     """Red if --if-run-exists delete renames a link, fails on the working directory, or is refused."""
-    mlmt_rl.main(small(iterations=1))
+    mlmt_rl.main(quick(iterations=1))
     (tmp_path / "run" / "note").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path / "run")
     (tmp_path / "run.deleted").mkdir()
@@ -278,26 +279,26 @@ def test_delete_works_everywhere(small, tmp_path, coin_rewards, monkeypatch, whe
     if where == "here":
         monkeypatch.chdir(tmp_path / "run")
     name = {"link": tmp_path / "link", "here": ".", "beside a leftover": tmp_path / "run"}[where]
-    mlmt_rl.main(small(iterations=2, seed=2, run_dir=name, if_run_exists="delete"))
+    mlmt_rl.main(quick(iterations=2, seed=2, run_dir=name, if_run_exists="delete"))
     assert (tmp_path / "link").is_symlink() and (tmp_path / "run.deleted" / "precious").exists()
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {"config.json", "metrics.jsonl", "episodes.jsonl", "checkpoints.jsonl", "checkpoint-000002"}
 
 
-def test_a_delete_that_is_cut_short_can_be_repeated(small, tmp_path, coin_rewards, monkeypatch):
+def test_a_delete_that_is_cut_short_can_be_repeated(quick, tmp_path, coin_rewards, monkeypatch):
     """Red if a kill while a run is deleted leaves a folder that is neither deleted nor refused on resume."""
-    mlmt_rl.main(small(iterations=1))
+    mlmt_rl.main(quick(iterations=1))
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            mlmt_rl.main(small(iterations=1, if_run_exists="delete"))
+            mlmt_rl.main(quick(iterations=1, if_run_exists="delete"))
     with pytest.raises(common.InputError, match="was started with None"):
-        mlmt_rl.main(small(iterations=1, if_run_exists="resume"))
-    mlmt_rl.main(small(iterations=1, if_run_exists="delete"))
+        mlmt_rl.main(quick(iterations=1, if_run_exists="resume"))
+    mlmt_rl.main(quick(iterations=1, if_run_exists="delete"))
     assert len(metric_lines(tmp_path / "run")) == 2
 
 
-def test_where_folders_cannot_be_opened(small, tmp_path, coin_rewards, monkeypatch):
+def test_where_folders_cannot_be_opened(quick, tmp_path, coin_rewards, monkeypatch):
     """Red if Windows, which opens no folder and syncs no file that is open for reading only, writes no checkpoint."""
     opened, os_open, fsync = {}, os.open, os.fsync
 
@@ -315,7 +316,7 @@ def test_where_folders_cannot_be_opened(small, tmp_path, coin_rewards, monkeypat
     monkeypatch.setattr(os, "open", windows_open)
     monkeypatch.setattr(os, "fsync", windows_fsync)
     monkeypatch.setattr(folder, "fcntl", None)
-    mlmt_rl.main(small(iterations=1))
+    mlmt_rl.main(quick(iterations=1))
     assert (tmp_path / "run" / "checkpoint-000001" / "trainer.pt").exists()
 
 
@@ -324,7 +325,7 @@ def test_where_folders_cannot_be_opened(small, tmp_path, coin_rewards, monkeypat
 
 @pytest.mark.parametrize(("network", "named"), [(0, "solver"), (1, "feedback"), (2, "value")])
 def test_a_gradient_that_is_not_finite_stops_before_the_step(
-    small, tmp_path, coin_rewards, monkeypatch, network, named
+    quick, tmp_path, coin_rewards, monkeypatch, network, named
 ):
     """Red if a step is made with NaN, or if iteration, network or last good checkpoint are not named."""
     steps, clip = [], torch.nn.utils.clip_grad_norm_
@@ -340,28 +341,28 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spoil)
     message = f"iteration 3: the norm of the gradient of {named} is nan, so no step was made; the last good checkpoint"
     with pytest.raises(common.InputError, match=f"{message}: .*checkpoint-000002"):
-        mlmt_rl.main(small(iterations=4, save_every=2))
+        mlmt_rl.main(quick(iterations=4, save_every=2))
     assert all(torch.equal(weight, before) for weight, before in zip(spoil.weights, spoil.before))
     assert len(metric_lines(tmp_path / "run")) == 3 and common.last_checkpoint(tmp_path / "run").name[-1] == "2"
     monkeypatch.undo()
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step(small, coin_rewards, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_before_the_step(quick, coin_rewards, monkeypatch):
     """Red if a step is made with an infinite loss, even where its gradient is finite, or if the loss is not named."""
     monkeypatch.setattr(score, "policy_loss", lambda new, *_: new.sum(1) + new.detach().sum(1) * float("inf"))
     steps = []
     monkeypatch.setattr(torch.optim.Adam, "step", lambda *_: steps.append(1))
     message = "iteration 1: policy_solver is (nan|-?inf), so no step of solver was made; .*: none yet"
     with pytest.raises(common.InputError, match=message):
-        score.main(small(script=score, kl_coef=0.0))
+        score.main(quick(script=score, kl_coef=0.0))
     assert not steps
 
 
-def test_a_metric_that_is_not_finite_is_not_written(small, tmp_path, coin_rewards, monkeypatch):
+def test_a_metric_that_is_not_finite_is_not_written(quick, tmp_path, coin_rewards, monkeypatch):
     """Red if metrics.jsonl can hold NaN, which is no JSON."""
     monkeypatch.setattr(common, "repeated", lambda *_: float("nan"))
     with pytest.raises(common.InputError, match="eval/repeated is nan; .*: none yet"):
-        score.main(small(script=score))
+        score.main(quick(script=score))
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
     with pytest.raises(ValueError):
         common.write_rows(tmp_path / "rows.jsonl", [{"a": float("nan")}])
@@ -387,14 +388,14 @@ class FakeWandb(types.ModuleType):
         self.rows.append((step, dict(row)))
 
 
-def test_every_row_goes_to_weights_and_biases(small, tmp_path, coin_rewards, monkeypatch):
+def test_every_row_goes_to_weights_and_biases(quick, tmp_path, coin_rewards, monkeypatch):
     """Red if iteration 0 is not sent, if two runs share an id, or if a resumed one gets another."""
     wandb = FakeWandb("key")
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     for name in ("a", "b"):
-        mlmt_rl.main(small(track=True, wandb_project="mine", run_dir=tmp_path / name / "run", iterations=2))
-    mlmt_rl.main(small(track=True, run_dir=tmp_path / "a" / "run", iterations=3, if_run_exists="resume"))
+        mlmt_rl.main(quick(track=True, wandb_project="mine", run_dir=tmp_path / name / "run", iterations=2))
+    mlmt_rl.main(quick(track=True, run_dir=tmp_path / "a" / "run", iterations=3, if_run_exists="resume"))
     assert [step for step, _ in wandb.rows] == [0, 1, 2, 0, 1, 2, 3]
     assert [row for _, row in wandb.rows[:3]] == read_jsonl(tmp_path / "a" / "run" / "metrics.jsonl")[:3]
     first, second, resumed = wandb.inits
@@ -415,21 +416,20 @@ def test_weights_and_biases_without_login(small, refused, monkeypatch):  # noqa:
 # ---- the screen ----------------------------------------------------------------------------------------------------
 
 
-def shown(*command: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    ended = subprocess.run([sys.executable, *command], cwd=REPO, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
-@pytest.mark.parametrize("script", ["grpo.py", "eval.py", "report.py"])
-def test_help_shows_groups_in_80_columns(script):
+@pytest.mark.parametrize("script", ["grpo", "eval", "report"])
+def test_help_shows_groups_in_80_columns(script, monkeypatch, capsys):
     """Red if the flags stand in one box, if a flag is missing, or if a line needs a wider window."""
-    text = shown(script, "--help")
-    assert max(map(len, text.splitlines())) <= 80
-    source = (REPO / script).read_text()
+    module = importlib.import_module(script)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("sys.argv", [f"{script}.py", "--help"])
+    with pytest.raises(SystemExit) as ending:
+        common.parse(module.Args, module.__doc__)
+    text = capsys.readouterr().out
+    assert not ending.value.code and max(map(len, text.splitlines())) <= 80
+    source = (REPO / f"{script}.py").read_text()
     headings = re.findall(r"^    # ---- (.+)$", source.split("class Args")[1].split("\n\n\n")[0], re.MULTILINE)
-    assert re.findall(r"^╭─ ([\w -]+) options ─", text, re.MULTILINE) == [name.replace(" ", "-") for name in headings]
+    boxes = re.findall(r"^(?:╭─)? ([\w-]+) options\b", text, re.MULTILINE)
+    assert boxes == [name.replace(" ", "-") for name in headings]
     flags = source.split("class Args")[1].split("\n\n\n")[0]
     for name in re.findall(r"^    (\w+): (?!Annotated\[tuple)", flags, re.MULTILINE):
         assert f"--{name.replace('_', '-')} " in text or f"--{name.replace('_', '-')}," in text, name
