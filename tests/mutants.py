@@ -69,6 +69,9 @@ MUTANTS = [
         "_ = runs.from_first(common.feedback_read,",
     ),
     ("eval.py", "texts = common.feedback_read(", "texts = (lambda texts, *_: texts)("),
+    ("eval.py", 'runs.cut_at_stops(turns["attempt"], tokenizers[0], args.stop_strings)', "pass"),
+    ("eval.py", 'runs.cut_at_stops(turns["refinement"], tokenizers[0], args.stop_strings)', "pass"),
+    ("eval.py", '"stop_strings": tuple(stop_strings), ', ""),
     # countdown: which numbers an expression has used, what it is worth, what counts as given away
     ("common.py", "if problem.numbers:", "if not problem:"),
     ("verifiers/countdown.py", "any(sorted(used) == sorted(numbers)", "any(set(used) == set(numbers)"),

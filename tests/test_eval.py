@@ -172,6 +172,25 @@ def test_solvers_sets_and_feedback(problem_file, finished, tmp_path, coin_verdic
     assert not any("refinement" in row or "feedback" in row for row in episodes(args))
 
 
+def test_stop_strings_end_every_attempt(problem_file, finished, tmp_path, monkeypatch):
+    """Red if a text that is judged goes on after a stop string, in either turn or where feedback is measured."""
+    judged, verify_turns = [], common.verify_turns
+
+    def watched(turns, *rest):
+        judged.extend(turns)
+        return verify_turns(turns, *rest)
+
+    monkeypatch.setattr(common, "verify_turns", watched)
+    whole = {"solver": (finished.run_dir,), "feedback_quality": True, "max_new_tokens": 32}
+    evaluation.main(eval_args(problem_file, tmp_path / "whole", **whole))
+    assert len(judged) == 4 and all(any("\n" in text for text in texts) for texts in judged)
+    judged.clear()
+    args = eval_args(problem_file, tmp_path / "cut", **whole, stop_strings=("\n",))
+    evaluation.main(args)
+    assert len(judged) == 4 and not any("\n" in text for texts in judged for text in texts)
+    assert not any("\n" in row[turn] for row in episodes(args) for turn in ("attempt", "refinement"))
+
+
 def test_the_run_folder_is_named_after_the_sets(problem_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     evaluation.main(replace(eval_args(problem_file, ""), run_dir=None, dataset=(problem_file, "arithmetic"), turns=1))
