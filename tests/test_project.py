@@ -222,19 +222,24 @@ def test_readme_commands():
     assert named - flags - {"help", "check", "nproc-per-node"} == set()  # the last one is torchrun's
 
 
-PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_links(page):
-    """Files, headings and tests that a page points to exist."""
+    """Files, headings, lines and tests that a page points to exist: a link to a line names what is defined there."""
     text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for name, target in re.findall(r"\[([^\[\]]*)\]\(([^)\s]+)\)", text):
         file, _, heading = target.partition("#")
         if file.startswith("https://"):
             continue
         found = page.parent / file if file else page
         assert found.is_file(), target
+        if re.fullmatch(r"L\d+", heading):
+            lines = found.read_text(encoding="utf-8").splitlines()
+            (place,) = (n for n, line in enumerate(lines, 1) if re.match(rf"(def|class) {name.strip('`')}\b", line))
+            assert heading == f"L{place}", f"{target}: {name} is in line {place}"
+            continue
         titles = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.M) if heading else []
         anchors = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
         assert not heading or heading in anchors, target
@@ -279,11 +284,12 @@ def test_sizes_are_kept():
     assert 200 <= len(README.splitlines()) <= 280
 
 
-def test_line_counts_in_the_readme():
-    """The method table states the length of each script."""
+def test_method_table_of_the_readme():
+    """It states the length of each script, and links its page."""
     for path in METHODS:
         row = next(line for line in README.splitlines() if line.startswith(f"| `{path.name}`"))
         assert f"| {len(path.read_text(encoding='utf-8').splitlines())} |" in row
+        assert f"(docs/methods/{path.stem}.md)" in row or "docs/sharedrep.md" in row or "both" in row, path.name
 
 
 def test_requirements_are_exact_and_installed():

@@ -1,0 +1,94 @@
+"""benchmarks/ablations.py: each change can be made, and the pages of docs/methods/ say what came out."""
+
+import importlib
+import json
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_project import load
+
+import common
+
+REPO = Path(__file__).resolve().parents[1]
+ablations = load(REPO / "benchmarks" / "ablations.py")
+
+
+@pytest.mark.parametrize("script", ablations.ABLATIONS)
+def test_every_change_can_be_made(script, monkeypatch):
+    """Red if a text that is to be edited has moved, or if a flag is gone."""
+    source = (REPO / script).read_text(encoding="utf-8")
+    entries = [ablations.parts(entry) for entry in ablations.ABLATIONS[script].values()]
+    assert entries[0] == ("", "", "") and len(set(entries)) == len(entries)
+    assert len({ablations.folder_name((script, detail, 1)) for detail in ablations.ABLATIONS[script]}) == len(entries)
+    for old, new, flags in entries:
+        assert not old or (source.count(old) == 1 and new != old), old
+        monkeypatch.setattr("sys.argv", [script, *shlex.split(flags)])
+        common.check_args(common.parse(importlib.import_module(Path(script).stem).Args, ""))
+
+
+@pytest.mark.parametrize("script", ablations.ABLATIONS)
+def test_the_page_says_what_the_runs_said(script):
+    """Red if the table of a page is not that of benchmarks/ablations.json, or if a change was not run."""
+    results = json.loads(ablations.PUBLISHED.read_text(encoding="utf-8"))
+    page = (ablations.PAGES / f"{Path(script).stem}.md").read_text(encoding="utf-8")
+    assert ablations.with_table(page, script, results) == page
+    found = {row["detail"]: row for row in results if row["script"] == script}
+    assert found.keys() == ablations.ABLATIONS[script].keys()
+    for detail, entry in ablations.ABLATIONS[script].items():
+        old, new, flags = ablations.parts(entry)
+        assert (found[detail]["edit"], found[detail]["flags"]) == ([old, new] if old else None, flags)
+    figure = ablations.FIGURE.read_text(encoding="utf-8")
+    assert script != "mlmt_rl.py" or all(detail in figure for detail in found)
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in readme.splitlines() if line.startswith(f"| `{script}`"))
+    turn = 2 if "accuracy_2" in found["as it is"] else 1
+    start, end = (ablations.number(found["as it is"][f"{name}_{turn}"]) for name in ("start", "accuracy"))
+    assert f"{start} → {end}" in row
+
+
+def test_a_table_by_hand():
+    """Means over the seeds; a script of one turn has one attempt, one without a reference no KL."""
+    row = {"script": "grpo.py", "edit": None, "flags": "", "start_1": 0.4, "kl": None}
+    results = [row | {"detail": "as it is", "accuracy_1": value, "through_training": 0.5} for value in (0.8, 0.9)]
+    results += [
+        row | {"detail": "no KL", "flags": "--kl-coef 0", "accuracy_1": 1.0, "through_training": 0.25, "kl": 2.0}
+    ]
+    results += [row | {"detail": "other", "edit": ["a", "b"], "accuracy_1": 0.0, "through_training": 0.0}]
+    assert ablations.table("grpo.py", [{"script": "intro.py", "detail": "x"}, *results]).splitlines() == [
+        "| changed | by | attempt 1 | mean over training | KL |",
+        "|---|---|---|---|---|",
+        "| *before training* | | .40 |  |  |",
+        "| *as it is* |  | .85 | .50 | - |",
+        "| no KL | `--kl-coef 0` | 1.00 | .25 | 2.00 |",
+        "| other | an edit | .00 | .00 | - |",
+    ]
+
+
+def test_an_edit_is_run_from_a_copy(tmp_path, monkeypatch):
+    """Red if the change does not reach what is run, or reaches the repository's own script, or if it runs twice."""
+    commands, source = [], (REPO / "mlmt_rl.py").read_text(encoding="utf-8")
+
+    def run(command, **_):
+        commands.append(command)
+        (tmp_path / "run").mkdir(exist_ok=True)
+        place = Path(command[command.index("--run-dir") + 1])
+        place.mkdir()
+        rows = [{"eval/accuracy_1": 0.4, "eval/accuracy_2": 0.5}]
+        rows += [
+            {"rollout/accuracy_1": 0, "rollout/accuracy_2": value, "losses/kl_solver": 3.0} for value in (0.5, 0.7)
+        ]
+        rows[-1] |= {"charts/seconds": 90.0, "eval/accuracy_1": 0.6, "eval/accuracy_2": 0.8}
+        (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    job = "mlmt_rl.py", "no baselines", 3
+    first, again = (ablations.run(job, ablations.Args(folder=tmp_path)) for _ in range(2))
+    assert first == again and len(commands) == 1
+    changed = Path(commands[0][1]).read_text(encoding="utf-8")
+    old, new, _ = ablations.parts(ablations.ABLATIONS["mlmt_rl.py"]["no baselines"])
+    assert changed == source.replace(old, new) != source == (REPO / "mlmt_rl.py").read_text(encoding="utf-8")
+    assert first["accuracy_2"] == 0.8 and first["start_1"] == 0.4 and first["minutes"] == 1.5
+    assert first["through_training"] == pytest.approx(0.6) and first["kl"] is None  # the row of iteration 0 has none
