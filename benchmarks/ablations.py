@@ -30,7 +30,7 @@ PAGES, PUBLISHED = ROOT / "docs/methods", ROOT / "benchmarks/ablations.json"
 FIGURE = PAGES / "mlmt_rl.svg"
 
 FROZEN = "--feedback-every 0 --feedback-control"
-TWO_STEPS = "--num-minibatches 2 --update-epochs 2"
+FOUR_STEPS = "--num-minibatches 2 --update-epochs 2"
 OTHER_ROWS = (
     "torch.tensor(rewards, device=solver.device)\n",
     "torch.tensor(rewards, device=solver.device).roll(1, 1)\n",
@@ -101,8 +101,8 @@ ABLATIONS: dict[str, dict[str, str | tuple[str, str, str]]] = {
         "sampled at temperature .5, scored at 1": ("float() / args.temperature)", "float())", "--temperature 0.5"),
         "no KL": "--kl-coef 0",
         "no reward for the form": "--format-coef 0",
-        "four steps a rollout": TWO_STEPS,
-        "four steps a rollout, not clipped": f"{TWO_STEPS} --loss-fn importance_sampling",
+        "four steps a rollout": FOUR_STEPS,
+        "four steps a rollout, not clipped": f"{FOUR_STEPS} --loss-fn importance_sampling",
     },
     "expert_iteration.py": {
         "as it is": "",
@@ -165,7 +165,7 @@ def run(job: tuple[str, str, int], args: Args) -> dict:
     root = ROOT
     if old:
         root = place.with_name(place.name + "_code")
-        unneeded = shutil.ignore_patterns(".*", "runs", "evals", "__pycache__", "tests", args.folder.name)
+        unneeded = shutil.ignore_patterns(".*", "runs", "evals", "*_runs", "__pycache__", "tests", args.folder.name)
         shutil.copytree(ROOT, root, ignore=unneeded, dirs_exist_ok=True)
         source = (ROOT / script).read_text(encoding="utf-8")
         (root / script).write_text(source.replace(old, new), encoding="utf-8")

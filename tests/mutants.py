@@ -71,7 +71,7 @@ MUTANTS = [
     ("eval.py", "texts = common.feedback_read(", "texts = (lambda texts, *_: texts)("),
     ("eval.py", 'runs.cut_at_stops(turns["attempt"], tokenizers[0], args.stop_strings)', "pass"),
     ("eval.py", 'runs.cut_at_stops(turns["refinement"], tokenizers[0], args.stop_strings)', "pass"),
-    ("eval.py", '"stop_strings": tuple(stop_strings), ', ""),
+    ("eval.py", '"stop_strings": tuple(stop_strings),', ""),
     # countdown: which numbers an expression has used, what it is worth, what counts as given away
     ("common.py", "if problem.numbers:", "if not problem:"),
     ("verifiers/countdown.py", "any(sorted(used) == sorted(numbers)", "any(set(used) == set(numbers)"),
@@ -343,7 +343,7 @@ MUTANTS = [
     ("mlmt_rl.py", '["policy_solver"].append(loss_1 + loss_2)', '["policy_solver"].append(loss_2)'),
     ("common.py", "float(np.mean(parts)) if parts", "float(parts[-1]) if parts"),
     ("mlmt_rl.py", ".sum().item() + star_tokens", ".sum().item()"),
-    ("mlmt_rl.py", "for turn in (turn_1, turn_g, turn_2)]).float()", "for turn in (turn_1, turn_2)]).float()"),
+    ("mlmt_rl.py", "for turn in (turn_1, turn_g, turn_2)) / 3", "for turn in (turn_1, turn_2)) / 3"),
     ("mlmt_rl.py", "value_loss = errors.pow(2).mean(1)", "value_loss = errors.pow(2).sum(1)"),
     ("rl_guided_score.py", "(kl[0] + kl[2]).mean()", "(kl[0] + kl[1]).mean()"),
     ("score.py", "kl[0][offline:].sum() / max(1, args.rollout_size - offline)", "kl[0].mean()"),

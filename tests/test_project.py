@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tyro
+from mutants import MUTANTS
 
 import common
 
@@ -290,6 +291,12 @@ def test_method_table_of_the_readme():
         row = next(line for line in README.splitlines() if line.startswith(f"| `{path.name}`"))
         assert f"| {len(path.read_text(encoding='utf-8').splitlines())} |" in row
         assert f"(docs/methods/{path.stem}.md)" in row or "docs/sharedrep.md" in row or "both" in row, path.name
+
+
+def test_every_mutant_can_be_made():
+    """A mistake whose text has moved is noticed here, not in the hours that tests/mutants.py takes."""
+    for script, old, new in MUTANTS:
+        assert (ROOT / script).read_text(encoding="utf-8").count(old) == 1 and new != old, (script, old)
 
 
 def test_requirements_are_exact_and_installed():

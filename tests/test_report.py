@@ -93,7 +93,7 @@ def test_runs_that_differ_in_the_seed_alone_share_a_colour(tmp_path):
 
 def test_fifty_methods_have_fifty_lines(tmp_path):
     """More groups than colours: the line styles tell them apart, as far as they go; there is room for episodes."""
-    names = [f"losses__of_{n}" for n in range(3)]
+    names = [f"losses__of_{n}" for n in range(10)]
     rows = [metrics(i, **{name: 0.1 * i + 0.0123456789 for name in names}) for i in range(100)]
     episodes = [episode(i, f"problem {n}", (0, 1), "words " * 60) for i in range(10) for n in range(10)]
     runs = [make_run(tmp_path / str(n), rows, episodes, exp_name=f"method {n}") for n in range(50)]

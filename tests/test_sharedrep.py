@@ -486,9 +486,11 @@ def test_stop_strings_end_responses_in_training_too(solution_files, made, tmp_pa
     (figures,) = json.loads((tmp_path / "eval" / "eval.json").read_text())["results"]
     assert figures["accuracy_1"] == last["eval/accuracy_1"]
     held_out = [row["attempt"] for row in read_jsonl(tmp_path / "run" / "episodes.jsonl") if row["phase"] == "eval"]
-    assert [row["attempt"] for row in read_jsonl(tmp_path / "eval" / "episodes.jsonl")] == held_out[
-        -len(held_out) // 2 :
-    ]
+    again_held_out = [row["attempt"] for row in read_jsonl(tmp_path / "eval" / "episodes.jsonl")]
+    assert again_held_out == held_out[len(held_out) // 2 :]  # of the last of two evaluations
+    shutil.rmtree(rewards)
+    with pytest.raises(common.InputError, match="or its reward folder, cannot be read"):
+        evaluation.training_settings(again)
 
 
 def test_seeds_of_one_reward_share_a_line_of_the_report(solution_files, tmp_path, monkeypatch):
