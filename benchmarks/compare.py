@@ -1,7 +1,7 @@
 """Does feedback help, and when? Every experiment of docs/evidence.md, from nothing to its tables and its figures.
 
-    python benchmarks/compare.py --publish     all of it, five seeds: some 11 hours on two cores, estimated
-    python benchmarks/compare.py --experiments told read --publish     the first two tables: some 3 hours
+    python benchmarks/compare.py --publish     all of it, five seeds: some 16 hours on two cores, estimated
+    python benchmarks/compare.py --experiments told read --publish     the first two tables: two to three hours
     python benchmarks/compare.py --quick       one seed and a quarter of the training, to see that it works
 
 Each run is trained by a script and evaluated by eval.py; what is done is not done again, what was cut short goes on.
@@ -48,21 +48,29 @@ LADDERS = {
         "one fixed sentence": (f"{CONVENTIONS} all --feedback-control fixed --feedback-every 0", 0.25),
     },
 }
+TRAINED = LADDERS["told"]["all asserts"][0]  # whose checkpoints are looked at too
 QUALITIES = ["utility", "specificity", "utilisation", "leakage"]  # of the feedback, at all levels; see figures.py
 HEADINGS = {"told": "the feedback model is told", "read": "the solver reads"}
-TASKS = ("arithmetic", "functions", "countdown", "conventions")
-# method: (command, responses in an episode, episodes of an iteration); each method samples as many responses
+TASKS, PROGRAMS = ("arithmetic", "functions", "countdown", "conventions"), ("functions", "conventions")
+# method: (command, responses in an episode, episodes of an iteration, flags of its KLs); all sample as many responses
+ONE_KL, TWO_KLS = ("--kl-coef",), ("--kl-coef", "--guidance-kl-coef")
 METHODS = {
-    "GRPO": ("grpo.py", 1, 64),
-    "expert iteration": ("expert_iteration.py", 1, 64),
-    "ArCHer": ("archer.py", 1, 128),
-    "SCoRe": ("score.py", 2, 64),
-    "SMART-SCoRe": ("rl_guided_score.py --no-train-guidance-model --use-smart-corrections", 3, 64),
-    "RL-Guided SCoRe": ("rl_guided_score.py", 3, 64),
-    "MLMT-RL": ("mlmt_rl.py", 3, 64),
-    "MLMT-RL, stop": ("mlmt_rl.py --stop-value-gradients", 3, 64),
+    "GRPO": ("grpo.py", 1, 64, ONE_KL),
+    "expert iteration": ("expert_iteration.py", 1, 64, ONE_KL),
+    "InTRO": ("intro.py", 1, 64, ()),  # its teacher is shown the answer, which programs do not have
+    "ArCHer": ("archer.py", 1, 128, ()),
+    "SCoRe": ("score.py", 2, 64, ONE_KL),
+    "SMART-SCoRe": ("rl_guided_score.py --no-train-guidance-model --use-smart-corrections", 3, 64, ONE_KL),
+    "RL-Guided SCoRe": ("rl_guided_score.py", 3, 64, TWO_KLS),
+    "MLMT-RL": ("mlmt_rl.py", 3, 64, TWO_KLS),
+    "MLMT-RL, stop": ("mlmt_rl.py --stop-value-gradients", 3, 64, TWO_KLS),
 }
+LONGER = {"countdown": 4}  # times the iterations of a run on the other tasks
 SEARCH_SEED = 101
+PLAIN = {"no second attempt: GRPO": "GRPO", "no feedback: SCoRe": "SCoRe"}  # a panel of the figure
+PLAIN |= {"feedback: RL-Guided SCoRe": "RL-Guided SCoRe", "feedback: MLMT-RL": "MLMT-RL"}
+EQUALS = {"episodes": 0, "thousand tokens": 1, "minutes": 2}  # a column of `curve`
+AGAIN = ("--if-run-exists", "resume", "--device", "cpu")
 Job = tuple[str, int, int]  # command, iterations, seed
 
 
@@ -70,22 +78,24 @@ Job = tuple[str, int, int]  # command, iterations, seed
 class Args:
     folder: Path = Path("compare_runs")
     """where the runs go"""
-    experiments: tuple[Literal["told", "read", "methods"], ...] = ("told", "read", "methods")
+    experiments: tuple[Literal["told", "read", "stages", "methods"], ...] = ("told", "read", "stages", "methods")
     """the tables to make"""
     tasks: tuple[Literal["arithmetic", "functions", "countdown", "conventions"], ...] = TASKS
     """columns of the table of methods"""
     rates: tuple[str, ...] = ("1e-4", "2e-4", "4e-4")
-    """learning rates that are tried for each method and task, on a seed of their own, half as long; one: no search"""
+    """learning rates that are tried for each method and task, on a seed of their own, half as long"""
+    kls: tuple[str, ...] = ("0", "0.01")
+    """weights of the KL that are tried with each; empty: each script's own; one of both: no search"""
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     """seeds of each run"""
     iterations: int = 40
-    """of a run of mlmt_rl.py, 64 episodes each; other methods sample as many responses"""
+    """of mlmt_rl.py, 64 episodes each (countdown: four times as many); the other methods sample as many responses"""
     problems: int = 500
     """test problems of an evaluation, two samples each"""
     workers: int = 2
     """runs side by side, one thread each"""
     quick: bool = False
-    """one seed, ten iterations, 200 problems; of the methods countdown alone, without the search for learning rates"""
+    """one seed, ten iterations, 200 problems; of the methods functions alone, without the search"""
     publish: bool = False
     """put the results into the repository"""
 
@@ -98,25 +108,45 @@ def call(log: Path, *words) -> None:
         sys.exit(f"error: a run failed, its last lines are in {log}; mend it and start again, what is done is kept")
 
 
+def place_of(job: Job, args: Args) -> Path:
+    command, iterations, seed = job
+    return args.folder / f"{re.sub('[^a-z0-9]+', '_', command)}-{iterations}-{seed}"
+
+
+def train(job: Job, args: Args) -> None:
+    command, iterations, seed = job
+    script, *flags = command.split()
+    place = place_of(job, args)
+    sizes = ["--iterations", iterations, "--seed", seed, "--no-report"]
+    sizes += ["--keep-checkpoints", 0] * (command == TRAINED)
+    call(place.with_name(place.name + ".log"), ROOT / script, *flags, *sizes, *AGAIN, "--run-dir", place)
+
+
+def evaluate(job: Job, words: list, name: str, args: Args) -> dict:
+    """The figures of what `words` name, as eval.py finds them, in a folder beside that of the run."""
+    command, place = job[0], place_of(job, args)
+    script, folder = command.split()[0], place.with_name(f"{place.name}-{name}")
+    told = " ".join(re.findall("--(?:dataset|test-results|feedback-control) [^ ]+", command)).split()
+    sampling = "--temperature 1 --top-p 1 --samples 2 --max-new-tokens 40 --max-feedback-tokens 40".split()
+    quality = ("--feedback-quality",) * (script in ("rl_guided_score.py", "mlmt_rl.py") and "-control" not in command)
+    sizes = ("--turns", turns_of(command), "--limit", args.problems, *quality, "--run-dir", folder)
+    call(place.with_name(place.name + ".log"), ROOT / "eval.py", *words, *told, *sampling, *sizes, *AGAIN)
+    return json.loads((folder / "eval.json").read_text())["results"][0]
+
+
+def turns_of(command: str) -> int:
+    return 1 if command.split()[0] in ("grpo.py", "expert_iteration.py", "intro.py", "archer.py") else 2
+
+
 def run(job: Job, args: Args) -> dict:
     """Trains and evaluates one run, where that has not been done; its figures."""
-    command, iterations, seed = job
-    place = args.folder / f"{re.sub('[^a-z0-9]+', '_', command)}-{iterations}-{seed}"
-    evaluated = place.with_name(f"{place.name}-eval{args.problems}")
-    done = evaluated.with_name(evaluated.name + ".json")
+    command, _, seed = job
+    place = place_of(job, args)
+    done = place.with_name(f"{place.name}-eval{args.problems}.json")
     if done.exists():
         return json.loads(done.read_text())
-    script, *flags = command.split()
-    log, again = place.with_name(place.name + ".log"), ("--if-run-exists", "resume", "--device", "cpu")
-    sizes = ("--iterations", iterations, "--seed", seed, "--no-report")
-    call(log, ROOT / script, *flags, *sizes, *again, "--run-dir", place)
-    told = re.findall("--(?:dataset|test-results|feedback-control) [^ ]+", command)
-    sampling = "--temperature 1 --top-p 1 --samples 2 --max-new-tokens 40 --max-feedback-tokens 40".split()
-    turns = 1 if script in ("grpo.py", "expert_iteration.py", "archer.py") else 2
-    quality = ("--feedback-quality",) * (script in ("rl_guided_score.py", "mlmt_rl.py") and "-control" not in command)
-    sizes = ("--turns", turns, "--limit", args.problems, *quality, "--run-dir", evaluated)
-    call(log, ROOT / "eval.py", "--solver", place, *" ".join(told).split(), *sampling, *sizes, *again)
-    figures = json.loads((evaluated / "eval.json").read_text())["results"][0]
+    train(job, args)
+    figures = evaluate(job, ["--solver", place], f"eval{args.problems}", args)
     parts = figures["by_level"] | {"all": figures}
     rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
     explained = [row.get("losses/explained_variance") for row in rows[len(rows) // 2 :]]
@@ -130,10 +160,21 @@ def run(job: Job, args: Args) -> dict:
         "feedback_quality": figures.get("feedback_quality"),
         "curve": curve(rows),
     }
+    turns = turns_of(command)
     for name in ("accuracy_1", f"accuracy_{turns}", f"accuracy_{turns}_standard_error"):
         result[name] = {level: part[name] for level, part in parts.items()}
     done.write_text(json.dumps(result))
     return result
+
+
+def stage(job: Job, args: Args, iteration: int) -> dict:
+    """What both attempts and the feedback are worth after so many iterations of a run; 0: of the embedded model."""
+    own = ROOT / "tiny/conventions"
+    words = ["--solver", place_of(job, args) / f"checkpoint-{iteration:06d}"]
+    words = words if iteration else ["--solver", own, "--feedback", own]
+    figures = evaluate(job, words, f"stage{iteration}-{args.problems}", args)
+    kept = ("accuracy_1", "accuracy_2", "feedback_quality")
+    return {"seed": job[2], "iteration": iteration} | {name: figures[name] for name in kept}
 
 
 def curve(rows: list[dict]) -> list[list[float]]:
@@ -183,62 +224,129 @@ def with_interval(found: tuple[float, list[float]]) -> str:
     return f"{number(found[0])} ({' to '.join(map(number, found[1]))})"
 
 
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows))
+
+
 def ladder(name: str, results: list[dict]) -> str:
     """The table of told or read."""
     columns = [HEADINGS[name], "no question open", "one", "two: attempt 1", "two: attempt 2", "ceiling"]
-    columns += QUALITIES * (name == "told")
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    columns, lines = columns + QUALITIES * (name == "told"), []
     for label, (command, ceiling) in LADDERS[name].items():
         cells = [label, *(number(summary(results, command, level)[0]) for level in "01")]
         cells += [number(summary(results, command, "2", turn=1)[0]), with_interval(summary(results, command, "2"))]
         rows = [row for row in results if row["command"] == command]
         qualities = [np.mean([row["feedback_quality"][key] for row in rows]) for key in columns[6:]]
-        lines.append(f"| {' | '.join([*cells, number(ceiling), *map(number, qualities)])} |")
-    return "\n".join(lines)
+        lines.append([*cells, number(ceiling), *map(number, qualities)])
+    return markdown(columns, lines)
 
 
-def method_command(method: str, task: str, rate: str) -> str:
-    command = METHODS[method][0]
-    told = " --test-results all" if task == "conventions" and METHODS[method][1] == 3 else ""
-    guidance = f" --guidance-lr {rate}" if METHODS[method][1] == 3 else ""
-    return f"{command} --dataset {task}{told} --learning-rate {rate}{guidance}"
+def stage_table(stages: list[dict]) -> str:
+    """Both attempts at all levels and the quality of the feedback through training; means of the seeds."""
+    rows = []
+    for iteration in sorted({row["iteration"] for row in stages}):
+        found = [row for row in stages if row["iteration"] == iteration]
+        means = [np.mean([row[name] for row in found]) for name in ("accuracy_1", "accuracy_2")]
+        means += [np.mean([row["feedback_quality"][name] for row in found]) for name in QUALITIES]
+        rows.append([str(iteration), *map(number, means)])
+    return markdown(["iterations", "attempt 1", "attempt 2", *QUALITIES], rows)
 
 
-def method_job(method: str, task: str, rate: str, iterations: int, seed: int) -> Job:
-    """As many responses as mlmt_rl.py samples in `iterations`."""
-    _, responses, episodes = METHODS[method]
-    return method_command(method, task, rate), iterations * 3 * 64 // (responses * episodes), seed
+def method_command(method: str, task: str, rate: str, kl: str | None = None) -> str:
+    """kl None: each script's own coefficients."""
+    command, responses, _, kls = METHODS[method]
+    told = " --test-results all" if task == "conventions" and responses == 3 else ""
+    guidance = f" --guidance-lr {rate}" if responses == 3 else ""
+    penalties = "".join(f" {flag} {kl}" for flag in kls if kl is not None)
+    return f"{command} --dataset {task}{told} --learning-rate {rate}{guidance}{penalties}"
 
 
-def best_rate(results: list[dict], method: str, task: str) -> str:
-    """The learning rate with the best last attempts in the search; the first of several."""
+def method_job(pair: tuple[str, str], command: str, iterations: int, seed: int) -> Job:
+    """As many responses as mlmt_rl.py samples in `iterations`, on countdown four times as many. pair: method, task."""
+    _, responses, episodes, _ = METHODS[pair[0]]
+    return command, iterations * LONGER.get(pair[1], 1) * 3 * 64 // (responses * episodes), seed
+
+
+def commands_of(results: list[dict], method: str, task: str) -> list[str]:
+    """What was run of a method on a task, in order; several settings where it was a search."""
     start = method_command(method, task, "RATE").split("RATE")[0]
-    tried = [row["command"].removeprefix(start).split()[0] for row in results if row["command"].startswith(start)]
-    return max(tried, key=lambda rate: summary(results, method_command(method, task, rate), "all")[0])
+    return list(dict.fromkeys(row["command"] for row in results if row["command"].startswith(start)))
+
+
+def best_command(results: list[dict], method: str, task: str) -> str | None:
+    """The setting with the best last attempts, the first of several; None where the method was not run."""
+    tried = commands_of(results, method, task)
+    return max(tried, key=lambda command: summary(results, command, "all")[0], default=None)
+
+
+def settings(method: str, task: str, args: Args) -> list[str]:
+    """The commands that the search tries."""
+    return list(
+        dict.fromkeys(method_command(method, task, rate, kl) for rate in args.rates for kl in args.kls or [None])
+    )
+
+
+def setting(command: str) -> str:
+    """The learning rate, and the weight of the KL where it is not the script's own."""
+    return ", KL ".join(re.findall("--(?:learning-rate|kl-coef) ([^ ]+)", command))
 
 
 def tasks_of(results: list[dict]) -> list[str]:
     return [task for task in TASKS if any(f"--dataset {task} " in row["command"] for row in results)]
 
 
-def method_table(results: list[dict], searched: list[dict]) -> str:
-    """Last attempts that are right, by method and task; in brackets the learning rate that the search chose."""
-    tasks = tasks_of(results)
-    lines = [f"| method | {' | '.join(tasks)} |", "|---|" + "---|" * len(tasks)]
+def method_table(results: list[dict]) -> str:
+    """Last attempts that are right, by method and task; in brackets the setting."""
+    tasks, rows = tasks_of(results), []
     for method in METHODS:
-        cells = []
-        for task in tasks:
-            rate = best_rate(searched or results, method, task)
-            cells.append(f"{with_interval(summary(results, method_command(method, task, rate), 'all'))} [{rate}]")
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        commands = [best_command(results, method, task) for task in tasks]
+        found = [f"{with_interval(summary(results, c, 'all'))} [{setting(c)}]" if c else "–" for c in commands]
+        rows.append([method, *found])
+    return markdown(["method", *tasks], rows)
+
+
+def search_table(searched: list[dict]) -> str:
+    """Right last attempts of every setting that was tried; the best one of each line is the one that is used."""
+    rows = []
+    for task in tasks_of(searched):
+        for method in METHODS:
+            tried = {setting(c): number(summary(searched, c, "all")[0]) for c in commands_of(searched, method, task)}
+            rows.append([task, method, ", ".join(f"{right} [{name}]" for name, right in tried.items())])
+    return markdown(["task", "method", "right last attempts [setting]"], rows)
+
+
+def mean_curve(results: list[dict], command: str) -> np.ndarray:
+    """(evaluations, 4): episodes, thousand tokens, minutes, right last attempts; the mean of the seeds."""
+    curves = np.mean([row["curve"] for row in results if row["command"] == command], axis=0)
+    return curves / [1, 1000, 1, 1]
+
+
+def equal_table(results: list[dict]) -> str:
+    """Right last attempts in training's evaluations at as many episodes, tokens and minutes as every method has had.
+
+    Between two evaluations the line through them counts.
+    """
+    rows = []
+    for task in tasks_of(results):
+        best = {method: best_command(results, method, task) for method in METHODS}
+        curves = {method: mean_curve(results, command) for method, command in best.items() if command}
+        ends = {name: min(curve[-1, place] for curve in curves.values()) for name, place in EQUALS.items()}
+        rows.append([f"**{task}**, at", *(f"{end:,.0f}" if end >= 10 else f"{end:.1f}" for end in ends.values())])
+        for method, curve in curves.items():
+            right = [np.interp(ends[name], curve[:, place], curve[:, 3]) for name, place in EQUALS.items()]
+            rows.append([method, *map(number, right)])
+    return markdown(["", *EQUALS], rows)
 
 
 def tables(found: dict[str, list[dict]]) -> dict[str, str]:
     """The table of each experiment, as docs/evidence.md has it; found: the results by experiment."""
     texts = {name: ladder(name, found[name]) for name in LADDERS if name in found}
+    if "stages" in found:
+        texts["stages"] = stage_table(found["stages"])
     if "methods" in found:
-        texts["methods"] = method_table(found["methods"], found.get("search", []))
+        texts |= {"methods": method_table(found["methods"]), "equal": equal_table(found["methods"])}
+    if found.get("search"):
+        texts["search"] = search_table(found["search"])
     return texts
 
 
@@ -247,31 +355,40 @@ def style(ax) -> None:
 
 
 def ladder_figure(found: dict[str, list[dict]], path: Path) -> None:
-    """Second attempts at two open questions, beside their ceilings."""
-    drawing, axes = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
-    for ax, (name, experiment) in zip(axes, LADDERS.items()):
-        for place, (command, ceiling) in enumerate(reversed(experiment.values())):
-            middle, (low, high) = summary(found[name], command, "2")
+    """Second attempts at two open questions, beside their ceilings; and last attempts where nothing is hidden."""
+    panels = []
+    for name, experiment in LADDERS.items():
+        rows = [
+            (label, summary(found[name], command, "2"), ceiling) for label, (command, ceiling) in experiment.items()
+        ]
+        panels.append((HEADINGS[name], rows))
+    shown = {label: best_command(found.get("methods", []), method, "functions") for label, method in PLAIN.items()}
+    if all(shown.values()):
+        rows = [(label, summary(found["methods"], command, "all"), 1) for label, command in shown.items()]
+        panels.append(("nothing is hidden (functions)", rows))
+    drawing, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 2.8), layout="constrained")
+    for ax, (title, rows) in zip(axes, panels):
+        for place, (_, (middle, (low, high)), ceiling) in enumerate(reversed(rows)):
             error = [[middle - low], [high - middle]]
             ax.barh(place, middle, xerr=error, color="#4878a8", ecolor="#303030", height=0.6)
             ax.plot([ceiling] * 2, [place - 0.4, place + 0.4], color="#c04040", linewidth=2)
-        ax.set(yticks=range(len(experiment)), yticklabels=reversed(experiment), xlim=(0, 1.02), title=HEADINGS[name])
+        ax.set(yticks=range(len(rows)), yticklabels=[row[0] for row in reversed(rows)], xlim=(0, 1.02), title=title)
         ax.set_xlabel("right second attempts (red: ceiling)")
         style(ax)
     drawing.savefig(path, metadata={"Date": None})
     plt.close(drawing)
 
 
-def method_figure(results: list[dict], searched: list[dict], path: Path) -> None:
+def method_figure(results: list[dict], path: Path) -> None:
     """Last attempts that are right in training's evaluations, over the tokens sampled; means of the seeds."""
     tasks = tasks_of(results)
     size = (2.6 * len(tasks) + 1.6, 2.8)
     drawing, axes = plt.subplots(1, len(tasks), figsize=size, layout="constrained", squeeze=False)
     for ax, task in zip(axes[0], tasks):
         for i, method in enumerate(METHODS):
-            command = method_command(method, task, best_rate(searched or results, method, task))
-            curves = np.mean([row["curve"] for row in results if row["command"] == command], axis=0)
-            ax.plot(curves[:, 1] / 1000, curves[:, 3], color=f"C{i}", label=method, linewidth=1.3)
+            if command := best_command(results, method, task):
+                curve = mean_curve(results, command)
+                ax.plot(curve[:, 1], curve[:, 3], color=f"C{i}", label=method, linewidth=1.3)
         ax.set(title=task, xlabel="thousand tokens sampled", ylim=(0, 1))
         style(ax)
     axes[0][0].set_ylabel("right last attempts")
@@ -285,7 +402,7 @@ def figures(found: dict[str, list[dict]]) -> None:
     if LADDERS.keys() <= found.keys():
         ladder_figure(found, FIGURES["levels"])
     if "methods" in found:
-        method_figure(found["methods"], found.get("search", []), FIGURES["methods"])
+        method_figure(found["methods"], FIGURES["methods"])
 
 
 def with_tables(page: str, found: dict[str, list[dict]]) -> str:
@@ -314,27 +431,39 @@ def main(args: Args) -> None:
         sys.exit("error: --quick trains too little to be published: leave out one of --quick and --publish")
     if args.quick:
         args.seeds, args.iterations, args.problems = args.seeds[:1], 10, 200
-        args.tasks, args.rates = ("countdown",), ("2e-4",)
+        args.tasks, args.rates, args.kls = ("functions",), ("2e-4",), ()
     args.folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for name in (name for name in LADDERS if name in args.experiments):
         jobs = [(command, args.iterations, seed) for seed in args.seeds for command, _ in LADDERS[name].values()]
         found[name] = run_all(jobs, args)
+    if "stages" in args.experiments:
+        jobs = [(TRAINED, args.iterations, seed) for seed in args.seeds]
+        run_all(jobs, args)
+        stages = [(job, args, iteration) for job in jobs for iteration in range(0, args.iterations + 1, 10)]
+        with ThreadPoolExecutor(args.workers) as pool:
+            found["stages"] = list(pool.map(lambda words: stage(*words), stages))
     if "methods" in args.experiments:
-        pairs = [(method, task) for task in args.tasks for method in METHODS]
-        if len(args.rates) > 1:
+        pairs = [(m, task) for task in args.tasks for m in METHODS if not (m == "InTRO" and task in PROGRAMS)]
+        tried = [(pair, command) for pair in pairs for command in settings(*pair, args)]
+        chosen, found["search"] = dict(tried), []
+        if len(tried) > len(pairs):
             half = args.iterations // 2
-            jobs = [method_job(*pair, rate, half, SEARCH_SEED) for pair in pairs for rate in args.rates]
+            jobs = [method_job(pair, command, half, SEARCH_SEED) for pair, command in tried]
             found["search"] = run_all(jobs, args)
-        chosen = {pair: best_rate(found["search"], *pair) if "search" in found else args.rates[0] for pair in pairs}
-        jobs = [method_job(*pair, chosen[pair], args.iterations, seed) for seed in args.seeds for pair in pairs]
+            chosen = {pair: best_command(found["search"], *pair) for pair in pairs}
+        jobs = [method_job(pair, chosen[pair], args.iterations, seed) for seed in args.seeds for pair in pairs]
         found["methods"] = run_all(jobs, args)
     text = json.dumps(found, indent=1) + "\n"
     (args.folder / "compare.json").write_text(text)
     for name, table in tables(found).items():
         print(f"\n{name}\n\n{table}")
     if args.publish:
-        found = json.loads(PUBLISHED.read_text()) | found  # an experiment that was left out stays as it was
+        published = json.loads(PUBLISHED.read_text())
+        for name in found.keys() & {"search", "methods"}:
+            kept = [row for row in published.get(name, []) if not set(tasks_of([row])) & set(args.tasks)]
+            found[name] = kept + found[name]
+        found = published | found  # an experiment or a task that was left out stays as it was
         PUBLISHED.write_text(json.dumps(found, indent=1) + "\n")
         PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
         figures(found)

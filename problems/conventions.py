@@ -89,7 +89,7 @@ def inputs_of_tests(pairs: list[list[str]], right: tuple[int, int], n: int, rng:
         while not all(key in found for key in wanted):
             v = [rng.randint(max(1, n - 5), n + 5) for _ in range(rng.randint(0, 5))]
             value, values = programs[right](v), [program(v) for program in others]
-            if value is not None and None not in values and (v or any(found)):
+            if value is not None and None not in values and (v or found):  # the first has elements
                 found.setdefault(tuple(other != value for other in values), v)
         inputs = [found[key] for key in wanted]
         passing = [program for program in other_programs(n) if all(program(v) == programs[right](v) for v in inputs)]

@@ -51,30 +51,80 @@ def test_the_page_says_what_the_runs_said():
         assert f"{words} {right}" in answer.replace("\n", " "), label
     if "methods" in found:
         figure = compare.FIGURES["methods"].read_text(encoding="utf-8")
-        assert all(label in figure for label in (*compare.METHODS, *compare.tasks_of(found["methods"])))
+        tasks, runs = compare.tasks_of(found["methods"]), found["methods"]
+        assert all(task in figure for task in tasks)
+        for method in compare.METHODS:
+            assert (method in figure) == any(compare.best_command(runs, method, task) for task in tasks), method
 
 
-def test_the_learning_rate_is_chosen_by_the_search_alone():
-    """Red if the seeds of the table decide, or another task's search."""
-
-    def row(task: str, rate: str, right: float, seed: int) -> dict:
+def searched(task: str, settings: dict[tuple, float], seed: int = 101) -> list[dict]:
+    rows = []
+    for setting, right in settings.items():
         accuracy = {"accuracy_1": {"all": right}, "accuracy_1_standard_error": {"all": 0.01}}
-        return {"command": compare.method_command("GRPO", task, rate), "seed": seed, **accuracy}
+        rows.append({"command": compare.method_command("GRPO", task, *setting), "seed": seed, **accuracy})
+    return rows
 
-    searched = [row("countdown", rate, right, 101) for rate, right in (("1e-4", 0.3), ("2e-4", 0.5), ("4e-4", 0.4))]
-    searched += [row("arithmetic", rate, right, 101) for rate, right in (("1e-4", 0.3), ("2e-4", 0.5), ("4e-4", 0.9))]
-    assert compare.best_rate(searched, "GRPO", "countdown") == "2e-4"
-    assert compare.best_rate(searched, "GRPO", "arithmetic") == "4e-4"
-    assert compare.best_rate(searched[:1], "GRPO", "countdown") == "1e-4"
+
+def test_the_setting_is_chosen_by_the_search_alone():
+    """Red if another task's search decides, or the weight of the KL is not a part of the setting."""
+    found = searched("countdown", {("1e-4", "0"): 0.3, ("2e-4", "0"): 0.4, ("2e-4", "0.01"): 0.5})
+    found += searched("arithmetic", {("1e-4", "0"): 0.3, ("2e-4", "0"): 0.5, ("2e-4", "0.01"): 0.4})
+    best = compare.best_command(found, "GRPO", "countdown")
+    assert best == "grpo.py --dataset countdown --learning-rate 2e-4 --kl-coef 0.01"
+    assert compare.setting(best) == "2e-4, KL 0.01"
+    assert compare.best_command(found, "GRPO", "arithmetic").endswith("--learning-rate 2e-4 --kl-coef 0")
+    assert compare.best_command(found, "SCoRe", "arithmetic") is None
+    row = next(line for line in compare.search_table(found).splitlines() if "countdown | GRPO" in line)
+    assert row == "| countdown | GRPO | .30 [1e-4, KL 0], .40 [2e-4, KL 0], .50 [2e-4, KL 0.01] |"
+    table = compare.method_table(searched("arithmetic", {("2e-4",): 0.5}) + searched("countdown", {("1e-4", "0"): 0.3}))
+    assert "| GRPO | .50 (.48 to .52) [2e-4] | .30 (.28 to .32) [1e-4, KL 0] |\n| expert iteration | – | – |" in table
+
+
+def test_all_settings_are_tried():
+    """Red if a method with two KLs is searched over one, or a method without one twice."""
+    args = compare.Args()
+    assert len(compare.settings("GRPO", "countdown", args)) == 6
+    assert len(compare.settings("ArCHer", "countdown", args)) == len(compare.settings("InTRO", "countdown", args)) == 3
+    assert all("--guidance-kl-coef" in command for command in compare.settings("MLMT-RL", "countdown", args))
+    args.kls = ()
+    assert compare.settings("GRPO", "countdown", args) == [
+        f"grpo.py --dataset countdown --learning-rate {rate}" for rate in args.rates
+    ]
 
 
 def test_methods_sample_as_many_responses():
-    for method, (_, responses, episodes) in compare.METHODS.items():
-        command, iterations, _ = compare.method_job(method, "countdown", "2e-4", 40, 1)
+    for method, (_, responses, episodes, _) in compare.METHODS.items():
+        command = compare.method_command(method, "countdown", "2e-4")
+        _, iterations, _ = compare.method_job((method, "functions"), command, 40, 1)
         assert iterations * responses * episodes == 40 * 64 * 3, method
+        assert compare.method_job((method, "countdown"), command, 40, 1)[1] == 4 * iterations
         assert "--dataset countdown --learning-rate 2e-4" in command
         assert ("--test-results all" in compare.method_command(method, "conventions", "2e-4")) == (responses == 3)
     assert compare.tasks_of([{"command": compare.method_command("GRPO", "countdown", "2e-4")}]) == ["countdown"]
+
+
+def test_methods_at_equal_cost():
+    """By hand: GRPO ends at 10 episodes and 2 minutes, SCoRe at 20 thousand tokens; lines between evaluations."""
+    curves = {"GRPO": [[0, 0, 0, 0.1], [10, 40_000, 2, 0.5]], "SCoRe": [[0, 0, 0, 0.2], [20, 20_000, 8, 0.6]]}
+    rows = [
+        {"command": compare.method_command(method, "countdown", "2e-4"), "curve": curve, "accuracy_1": {"all": 0}}
+        for method, curve in curves.items()
+    ]
+    table = compare.equal_table(rows).splitlines()
+    assert table[2:] == [
+        "| **countdown**, at | 10 | 20 | 2.0 |",
+        "| GRPO | .50 | .30 | .50 |",
+        "| SCoRe | .40 | .60 | .30 |",
+    ]
+
+
+def test_stages_are_means_of_the_seeds():
+    quality = dict.fromkeys(compare.QUALITIES, 0.2) | {"utility": 0.4}
+    rows = [{"seed": 1, "iteration": 10, "accuracy_1": 0.1, "accuracy_2": 0.5, "feedback_quality": quality}]
+    rows += [rows[0] | {"seed": 2, "accuracy_2": 0.7, "feedback_quality": quality | {"utility": 0.2}}]
+    rows += [rows[0] | {"iteration": 0}]
+    table = compare.stage_table(rows).splitlines()
+    assert table[2:] == ["| 0 | .10 | .50 | .40 | .20 | .20 | .20 |", "| 10 | .10 | .60 | .30 | .20 | .20 | .20 |"]
 
 
 def test_curve_counts_the_tokens_of_all_turns():
@@ -124,6 +174,37 @@ def test_a_run_is_done_once(tmp_path, monkeypatch):
     assert "--turns 1" in shlex.join(calls[3])
 
 
+def test_stages_of_a_run(tmp_path, monkeypatch):
+    """The checkpoints that are evaluated are those that the run keeps; at 0 it is the embedded model."""
+    calls, args = [], compare.Args(folder=tmp_path)
+
+    def call(log, script, *words):
+        calls.append(shlex.join([script.name, *map(str, words)]))
+        place = Path(words[words.index("--run-dir") + 1])
+        place.mkdir()
+        part = {"accuracy_1": 0.2, "accuracy_2": 0.4, "feedback_quality": {"utility": 0.1}, "by_level": {}}
+        (place / "eval.json").write_text(json.dumps({"results": [part]}))
+
+    monkeypatch.setattr(compare, "call", call)
+    job = compare.TRAINED, 40, 3
+    compare.train(job, args)
+    assert "--keep-checkpoints 0" in calls.pop()
+    compare.train((compare.LADDERS["told"]["nothing"][0], 40, 3), args)
+    assert "--keep-checkpoints" not in calls.pop()
+    assert compare.stage(job, args, 20) == {
+        "seed": 3,
+        "iteration": 20,
+        "accuracy_1": 0.2,
+        "accuracy_2": 0.4,
+        "feedback_quality": {"utility": 0.1},
+    }
+    compare.stage(job, args, 0)
+    assert f"--solver {compare.place_of(job, args)}/checkpoint-000020 --dataset conventions" in calls[0]
+    assert "--test-results all" in calls[0] and "--feedback-quality" in calls[0]
+    own = REPO / "tiny/conventions"
+    assert f"--solver {own} --feedback {own} --dataset conventions" in calls[1]
+
+
 def test_a_run_that_fails_ends_the_rest(tmp_path, monkeypatch):
     """Red if it goes on for hours before it says so."""
     started = []
@@ -143,7 +224,8 @@ def test_a_run_that_fails_ends_the_rest(tmp_path, monkeypatch):
 
 def test_every_run_can_be_started(monkeypatch):
     commands = [command for rows in compare.LADDERS.values() for command, _ in rows.values()]
-    commands += [compare.method_command(method, task, "2e-4") for method in compare.METHODS for task in compare.TASKS]
+    pairs = [(method, task) for method in compare.METHODS for task in compare.TASKS]
+    commands += [compare.settings(*pair, compare.Args())[-1] for pair in pairs]
     for command in commands:
         script = importlib.import_module(command.split(".py ")[0])
         monkeypatch.setattr("sys.argv", shlex.split(command))
