@@ -6,7 +6,7 @@
 
 Each run is trained by a script and evaluated by eval.py; what is done is not done again, what was cut short goes on.
 Results go to {folder}/compare.json. --publish puts them into the repository: benchmarks/compare.json, the tables
-between the marks of docs/evidence.md, its figures.
+between the marks of docs/evidence.md and README.md, the figures.
 """
 
 import json
@@ -28,7 +28,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, PUBLISHED = ROOT / "docs/evidence.md", ROOT / "benchmarks/compare.json"
+PAGES, PUBLISHED = (ROOT / "docs/evidence.md", ROOT / "README.md"), ROOT / "benchmarks/compare.json"
 FIGURES = {"levels": ROOT / "docs/evidence.svg", "methods": ROOT / "docs/methods.svg"}
 
 CONVENTIONS = "mlmt_rl.py --dataset conventions --test-results"
@@ -69,6 +69,7 @@ LONGER = {"countdown": 4}  # times the iterations of a run on the other tasks
 SEARCH_SEED = 101
 PLAIN = {"no second attempt: GRPO": "GRPO", "no feedback: SCoRe": "SCoRe"}  # a panel of the figure
 PLAIN |= {"feedback: RL-Guided SCoRe": "RL-Guided SCoRe", "feedback: MLMT-RL": "MLMT-RL"}
+CHANGES = {"delta": "Δ", "fixed": "fixed", "broken": "broken", "accuracy_2_oracle_gated": "attempt 2, oracle-gated"}
 EQUALS = {"episodes": 0, "thousand tokens": 1, "minutes": 2}  # a column of `curve`
 AGAIN = ("--if-run-exists", "resume", "--device", "cpu")
 Job = tuple[str, int, int]  # command, iterations, seed
@@ -160,6 +161,7 @@ def run(job: Job, args: Args) -> dict:
         "feedback_quality": figures.get("feedback_quality"),
         "curve": curve(rows),
     }
+    result |= {name: figures.get(name) for name in CHANGES}
     turns = turns_of(command)
     for name in ("accuracy_1", f"accuracy_{turns}", f"accuracy_{turns}_standard_error"):
         result[name] = {level: part[name] for level, part in parts.items()}
@@ -305,6 +307,20 @@ def method_table(results: list[dict]) -> str:
     return markdown(["method", *tasks], rows)
 
 
+def turn_table(results: list[dict], task: str) -> str:
+    """Both attempts, and what the second one changes, in the form of the papers; means of the seeds."""
+    rows = []
+    for method in METHODS:
+        if command := best_command(results, method, task):
+            seeds = [row for row in results if row["command"] == command]
+            cells = [with_interval(summary(results, command, "all", turn=1)), *["–"] * (1 + len(CHANGES))]
+            if turns_of(command) == 2:
+                changes = [number(np.mean([row[name] for row in seeds])) for name in CHANGES]
+                cells[1:] = [with_interval(summary(results, command, "all")), *changes]
+            rows.append([f"`{command.split(' --dataset')[0]}`", *cells])
+    return markdown(["", "attempt 1", "attempt 2", *CHANGES.values()], rows)
+
+
 def search_table(searched: list[dict]) -> str:
     """Right last attempts of every setting that was tried; the best one of each line is the one that is used."""
     rows = []
@@ -345,6 +361,8 @@ def tables(found: dict[str, list[dict]]) -> dict[str, str]:
         texts["stages"] = stage_table(found["stages"])
     if "methods" in found:
         texts |= {"methods": method_table(found["methods"]), "equal": equal_table(found["methods"])}
+    if "functions" in tasks_of(found.get("methods", [])):
+        texts["functions"] = turn_table(found["methods"], "functions")
     if found.get("search"):
         texts["search"] = search_table(found["search"])
     return texts
@@ -406,11 +424,12 @@ def figures(found: dict[str, list[dict]]) -> None:
 
 
 def with_tables(page: str, found: dict[str, list[dict]]) -> str:
-    """The page, with new tables between its marks."""
+    """The page, with new tables between those marks that it has."""
     for name, table in tables(found).items():
         marks = f"<!-- compare: {name} -->", f"<!-- end of {name} -->"
-        before, rest = page.split(marks[0])
-        page = f"{before}{marks[0]}\n{table}\n{marks[1]}{rest.split(marks[1])[1]}"
+        if marks[0] in page:
+            before, rest = page.split(marks[0])
+            page = f"{before}{marks[0]}\n{table}\n{marks[1]}{rest.split(marks[1])[1]}"
     return page
 
 
@@ -465,9 +484,13 @@ def main(args: Args) -> None:
             found[name] = kept + found[name]
         found = published | found  # an experiment or a task that was left out stays as it was
         PUBLISHED.write_text(json.dumps(found, indent=1) + "\n")
-        PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
+        for page in PAGES:
+            page.write_text(with_tables(page.read_text(encoding="utf-8"), found), encoding="utf-8")
         figures(found)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except KeyboardInterrupt:
+        sys.exit("stopped: the same command goes on")

@@ -40,8 +40,9 @@ def test_one_seed_has_the_error_of_its_problems():
 def test_the_page_says_what_the_runs_said():
     """Red if a table of docs/evidence.md is not that of benchmarks/compare.json, or a figure names other rows."""
     found = json.loads(compare.PUBLISHED.read_text())
-    page = compare.PAGE.read_text(encoding="utf-8")
-    assert compare.with_tables(page, found) == page and found.keys() >= compare.LADDERS.keys()
+    pages = [page.read_text(encoding="utf-8") for page in compare.PAGES]
+    assert all(compare.with_tables(page, found) == page for page in pages) and found.keys() >= compare.LADDERS.keys()
+    assert all(sum(page.count(f"<!-- compare: {name} -->") for page in pages) == 1 for name in compare.tables(found))
     figure = compare.FIGURES["levels"].read_text(encoding="utf-8")
     assert all(label in figure for experiment in compare.LADDERS.values() for label in experiment)
     assert all(row["iterations"] == 40 for name in compare.LADDERS for row in found[name])
@@ -115,6 +116,20 @@ def test_methods_at_equal_cost():
         "| **countdown**, at | 10 | 20 | 2.0 |",
         "| GRPO | .50 | .30 | .50 |",
         "| SCoRe | .40 | .60 | .30 |",
+    ]
+
+
+def test_both_attempts_in_the_form_of_the_papers():
+    accuracy = {name: {"all": 0.5} for name in ("accuracy_1", "accuracy_1_standard_error", "accuracy_2_standard_error")}
+    one = {"command": "grpo.py --dataset functions --learning-rate 2e-4"} | accuracy
+    two = {"command": "score.py --dataset functions --learning-rate 2e-4", "accuracy_2": {"all": 0.9}} | accuracy
+    two |= {"delta": -0.4, "fixed": 0.3, "broken": 0.1, "accuracy_2_oracle_gated": 0.95}
+    two["accuracy_2_standard_error"] = {"all": 0.01}
+    one["accuracy_1_standard_error"] = two["accuracy_1_standard_error"] = {"all": 0.02}
+    table = compare.turn_table([one, two], "functions").splitlines()
+    assert table[2:] == [
+        "| `grpo.py` | .50 (.46 to .54) | – | – | – | – | – |",
+        "| `score.py` | .50 (.46 to .54) | .90 (.88 to .92) | -.40 | .30 | .10 | .95 |",
     ]
 
 
