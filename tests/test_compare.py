@@ -129,7 +129,7 @@ def test_both_attempts_in_the_form_of_the_papers():
     table = compare.turn_table([one, two], "functions").splitlines()
     assert table[2:] == [
         "| `grpo.py` | .50 (.46 to .54) | – | – | – | – | – |",
-        "| `score.py` | .50 (.46 to .54) | .90 (.88 to .92) | -.40 | .30 | .10 | .95 |",
+        "| `score.py` | .50 | .90 (.88 to .92) | -.40 | .30 | .10 | .95 |",
     ]
 
 
@@ -239,7 +239,7 @@ def test_a_run_that_fails_ends_the_rest(tmp_path, monkeypatch):
 
 def test_every_run_can_be_started(monkeypatch):
     commands = [command for rows in compare.LADDERS.values() for command, _ in rows.values()]
-    pairs = [(method, task) for method in compare.METHODS for task in compare.TASKS]
+    pairs = [(m, task) for m in compare.METHODS for task in compare.TASKS if m != "InTRO" or task == "arithmetic"]
     commands += [compare.settings(*pair, compare.Args())[-1] for pair in pairs]
     for command in commands:
         script = importlib.import_module(command.split(".py ")[0])
