@@ -319,9 +319,9 @@ def training_problems(args: Args) -> tuple[list[common.Problem], list[common.Pro
         train_problems += common.instruct(test, args)
     if any(problem.tests for problem in train_problems + eval_problems):
         raise common.InputError(f"--dataset {args.dataset}: a program has no answer that a teacher could be shown")
-    if not (args.policy_lm or args.prepare) and train_problems[0].numbers:
-        reason = "the embedded model that reads answers knows sums only"
-        raise common.InputError(f"--dataset {args.dataset}: {reason}: give a model by --policy-lm")
+    if not (args.policy_lm or args.prepare) and any(p.numbers for p in train_problems + eval_problems):
+        reason = "the embedded model that reads answers knows sums only, not countdown"
+        raise common.InputError(f"{reason}: give a model by --policy-lm")
     if "{answer}" not in args.answer_template:
         raise common.InputError("--answer-template must contain {answer}")
     return train_problems, eval_problems

@@ -286,6 +286,11 @@ def best_command(results: list[dict], method: str, task: str) -> str | None:
     return max(tried, key=lambda command: summary(results, command, "all")[0], default=None)
 
 
+def pairs_of(tasks: tuple[str, ...]) -> list[tuple[str, str]]:
+    """(method, task), of those that can be compared."""
+    return [(method, task) for task in tasks for method in METHODS if method != "InTRO" or task == "arithmetic"]
+
+
 def settings(method: str, task: str, args: Args) -> list[str]:
     """The commands that the search tries."""
     return list(
@@ -469,7 +474,7 @@ def main(args: Args) -> None:
         with ThreadPoolExecutor(args.workers) as pool:
             found["stages"] = list(pool.map(lambda words: stage(*words), stages))
     if "methods" in args.experiments:
-        pairs = [(m, task) for task in args.tasks for m in METHODS if m != "InTRO" or task == "arithmetic"]
+        pairs = pairs_of(args.tasks)
         tried = [(pair, command) for pair in pairs for command in settings(*pair, args)]
         chosen, found["search"] = dict(tried), []
         if len(tried) > len(pairs):

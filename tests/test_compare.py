@@ -50,6 +50,16 @@ def test_the_page_says_what_the_runs_said():
     for label, words in (("nothing", "nothing, the trained pair gets"), ("all asserts", "told all tests")):
         right = compare.number(compare.summary(found["told"], compare.LADDERS["told"][label][0], "2")[0])
         assert f"{words} {right}" in answer.replace("\n", " "), label
+    readme, sentences = (
+        " ".join(pages[1].split()),
+        ("the utility is {}, the specificity {}", "`rl_guided_score.py`'s {} and {}"),
+    )
+    for method, sentence in zip(("MLMT-RL", "RL-Guided SCoRe"), sentences):
+        command = compare.best_command(found["methods"], method, "functions")
+        (quality,) = (row["feedback_quality"] for row in found["methods"] if row["command"] == command)
+        pairs = [(quality[name], quality[f"{name}_standard_error"]) for name in ("utility", "specificity")]
+        values = [f"{compare.number(value)} ± {compare.number(error)}".replace("-", "−") for value, error in pairs]
+        assert sentence.format(*values) in readme, values
     if "methods" in found:
         figure = compare.FIGURES["methods"].read_text(encoding="utf-8")
         tasks, runs = compare.tasks_of(found["methods"]), found["methods"]
@@ -239,8 +249,7 @@ def test_a_run_that_fails_ends_the_rest(tmp_path, monkeypatch):
 
 def test_every_run_can_be_started(monkeypatch):
     commands = [command for rows in compare.LADDERS.values() for command, _ in rows.values()]
-    pairs = [(m, task) for m in compare.METHODS for task in compare.TASKS if m != "InTRO" or task == "arithmetic"]
-    commands += [compare.settings(*pair, compare.Args())[-1] for pair in pairs]
+    commands += [compare.settings(*pair, compare.Args())[-1] for pair in compare.pairs_of(compare.TASKS)]
     for command in commands:
         script = importlib.import_module(command.split(".py ")[0])
         monkeypatch.setattr("sys.argv", shlex.split(command))

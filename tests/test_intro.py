@@ -195,7 +195,8 @@ def test_the_test_split_is_trained_on_only_if_asked(small, problem_file, capsys)
     ("changes", "message"),
     [
         ({"dataset": "functions"}, "--dataset functions: a program has no answer"),
-        ({"dataset": "countdown", "policy_lm": None}, "--dataset countdown: the embedded model that reads answers"),
+        ({"dataset": "countdown", "policy_lm": None}, "sums only, not countdown: give a model by --policy-lm"),
+        ({"eval_dataset": "countdown", "policy_lm": None}, "sums only, not countdown: give a model by --policy-lm"),
         ({"answer_template": "The answer"}, "--answer-template must contain {answer}"),
         ({"n_candidates": 0}, "--n-candidates must not be 0"),
         ({"min_lr_ratio": 1.5}, "--min-lr-ratio 1.5 must be at most 1"),
