@@ -2,7 +2,7 @@
 
     python benchmarks/compare.py --publish     all of it, five seeds: some 16 hours on two cores, estimated
     python benchmarks/compare.py --experiments told read --publish     the first two tables: two to three hours
-    python benchmarks/compare.py --quick       one seed and a quarter of the training, to see that it works
+    python benchmarks/compare.py --quick       one seed, a quarter of the training: 20 minutes, to see that it works
 
 Each run is trained by a script and evaluated by eval.py; what is done is not done again, what was cut short goes on.
 Results go to {folder}/compare.json. --publish puts them into the repository: benchmarks/compare.json, the tables
@@ -96,7 +96,7 @@ class Args:
     workers: int = 2
     """runs side by side, one thread each"""
     quick: bool = False
-    """one seed, ten iterations, 200 problems; of the methods functions alone, without the search"""
+    """one seed, ten iterations, 100 problems; of the methods functions alone, without the search"""
     publish: bool = False
     """put the results into the repository"""
 
@@ -112,6 +112,11 @@ def call(log: Path, *words) -> None:
 def place_of(job: Job, args: Args) -> Path:
     command, iterations, seed = job
     return args.folder / f"{re.sub('[^a-z0-9]+', '_', command)}-{iterations}-{seed}"
+
+
+def result_of(job: Job, args: Args) -> Path:
+    """The file that says that a run is trained and evaluated."""
+    return args.folder / f"{place_of(job, args).name}-eval{args.problems}.json"
 
 
 def train(job: Job, args: Args) -> None:
@@ -142,8 +147,7 @@ def turns_of(command: str) -> int:
 def run(job: Job, args: Args) -> dict:
     """Trains and evaluates one run, where that has not been done; its figures."""
     command, _, seed = job
-    place = place_of(job, args)
-    done = place.with_name(f"{place.name}-eval{args.problems}.json")
+    place, done = place_of(job, args), result_of(job, args)
     if done.exists():
         return json.loads(done.read_text())
     train(job, args)
@@ -444,15 +448,17 @@ def with_tables(page: str, found: dict[str, list[dict]]) -> str:
     return page
 
 
-def run_all(jobs: list[Job], args: Args) -> list[dict]:
-    """The results of all jobs, `workers` of them at a time."""
+def run_all(name: str, jobs: list[Job], args: Args) -> list[dict]:
+    """The results of all jobs of a table, `workers` of them at a time."""
     start, results = time.time(), []
+    new = [not result_of(job, args).exists() for job in jobs]
     with ThreadPoolExecutor(args.workers) as pool:
         for job, result in zip(jobs, pool.map(lambda job: run(job, args), jobs)):
             results.append(result)
-            left = (time.time() - start) / len(results) * (len(jobs) - len(results)) / 60
-            right = summary([result], job[0], "all")[0]
-            print(f"{job[0]}, seed {job[2]}: {right:.3f}; about {left:.0f} minutes left", flush=True)
+            ran, rest = sum(new[: len(results)]), sum(new[len(results) :])
+            left = (time.time() - start) / 60 / max(ran, 1) * rest
+            at, right = f"{name}, {len(results)} of {len(jobs)}", summary([result], job[0], "all")[0]
+            print(f"{at}: {job[0]}, seed {job[2]}: {right:.3f}; for {name} about {left:.0f} minutes left", flush=True)
     return results
 
 
@@ -460,16 +466,16 @@ def main(args: Args) -> None:
     if args.quick and args.publish:
         sys.exit("error: --quick trains too little to be published: leave out one of --quick and --publish")
     if args.quick:
-        args.seeds, args.iterations, args.problems = args.seeds[:1], 10, 200
+        args.seeds, args.iterations, args.problems = args.seeds[:1], 10, 100
         args.tasks, args.rates, args.kls = ("functions",), ("2e-4",), ()
     args.folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for name in (name for name in LADDERS if name in args.experiments):
         jobs = [(command, args.iterations, seed) for seed in args.seeds for command, _ in LADDERS[name].values()]
-        found[name] = run_all(jobs, args)
+        found[name] = run_all(name, jobs, args)
     if "stages" in args.experiments:
         jobs = [(TRAINED, args.iterations, seed) for seed in args.seeds]
-        run_all(jobs, args)
+        run_all("stages", jobs, args)
         stages = [(job, args, iteration) for job in jobs for iteration in range(0, args.iterations + 1, 10)]
         with ThreadPoolExecutor(args.workers) as pool:
             found["stages"] = list(pool.map(lambda words: stage(*words), stages))
@@ -480,10 +486,10 @@ def main(args: Args) -> None:
         if len(tried) > len(pairs):
             half = args.iterations // 2
             jobs = [method_job(pair, command, half, SEARCH_SEED) for pair, command in tried]
-            found["search"] = run_all(jobs, args)
+            found["search"] = run_all("search", jobs, args)
             chosen = {pair: best_command(found["search"], *pair) for pair in pairs}
         jobs = [method_job(pair, chosen[pair], args.iterations, seed) for seed in args.seeds for pair in pairs]
-        found["methods"] = run_all(jobs, args)
+        found["methods"] = run_all("methods", jobs, args)
     text = json.dumps(found, indent=1) + "\n"
     (args.folder / "compare.json").write_text(text)
     for name, table in tables(found).items():

@@ -4,7 +4,9 @@ import importlib
 import json
 import shlex
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -245,6 +247,26 @@ def test_a_run_that_fails_ends_the_rest(tmp_path, monkeypatch):
     assert len(started) < 20  # of 180
     with pytest.raises(SystemExit, match="leave out one of"):
         compare.main(compare.Args(folder=tmp_path, quick=True, publish=True))
+
+
+def test_time_left_counts_what_is_not_done(tmp_path, monkeypatch, capsys):
+    """Two of five runs are there already: after one more, of two minutes, two are left."""
+    minutes, args = [0.0], compare.Args(folder=tmp_path, workers=1)
+    jobs = [(compare.TRAINED, 40, seed) for seed in range(5)]
+
+    def run(job, args):
+        minutes[0] += 2.0 * (job[2] >= 2)
+        return {"command": job[0], "accuracy_2": {"all": 0.5}}
+
+    for job in jobs[:2]:
+        compare.result_of(job, args).write_text("{}")
+    monkeypatch.setattr(compare, "run", run)
+    monkeypatch.setattr(compare, "time", SimpleNamespace(time=lambda: 60 * minutes[0]))
+    monkeypatch.setattr(compare, "ThreadPoolExecutor", lambda workers: nullcontext(SimpleNamespace(map=map)))
+    assert len(compare.run_all("told", jobs, args)) == 5
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("told, 3 of 5: ") and lines[2].endswith("0.500; for told about 4 minutes left")
+    assert lines[4].endswith("about 0 minutes left")
 
 
 def test_every_run_can_be_started(monkeypatch):
