@@ -2,6 +2,7 @@
 
     python tests/mutants.py             # every mistake, two at a time; exit code 1 if one survives
     python tests/mutants.py archer.py   # those whose line holds this text
+    python tests/mutants.py originals   # the defects of docs/originals.md, each with the test that the page names
 
 Each mistake is made in a copy of the repository, where the replay of its script runs first and, if that is green, every
 other test of the loops. A text that is not found exactly once has moved: its line here must follow.
@@ -429,13 +430,272 @@ MUTANTS = [
     ),
 ]
 
+# docs/originals.md: script, text, text with the defect of the authors' code, the test that the page names for it
+REPLAY, FORMULAS = "test_replay_two_turns.py::test_the_run_is_what_its_formulas_say", "test_gradients.py::test_"
+ORIGINALS = [
+    (
+        "mlmt_rl.py",
+        "log_ratio = new_logprobs - ref",
+        "log_ratio = new_logprobs.detach() - ref",
+        FORMULAS + "kl_losses_vanish_at_the_reference_only",
+    ),
+    (
+        "mlmt_rl.py",
+        "return (0.5 * log_ratio**2).sum(1)",
+        "return (torch.exp(-log_ratio) - 1 + log_ratio).sum(1)",
+        FORMULAS + "k2_follows_kl_without_later_tokens",
+    ),
+    (
+        "mlmt_rl.py",
+        "t = torch.arange(1, hidden.shape[1] + 1,",
+        "t = torch.arange(2, hidden.shape[1] + 2,",
+        "test_logprobs.py::test_only_response_tokens_are_trained",
+    ),
+    (
+        "running/passes.py",
+        "torch.cat([prompt_ids, response_ids], 1)[mask]",
+        "torch.cat([prompt_ids * 0, response_ids], 1)[mask]",
+        "test_logprobs.py::test_logprobs_equal_a_plain_forward_pass",
+    ),
+    (
+        "score.py",
+        "shaped = rewards_2 + bonus * (rewards_2 - rewards_1)",
+        "shaped = rewards_2",
+        "test_score.py::test_stage_2_trains_both_with_the_bonus_on_the_second",
+    ),
+    (
+        "score.py",
+        "reward_1 = (rewards_1 * (not stage1)",
+        "reward_1 = (rewards_2 * (not stage1)",
+        "test_score.py::test_stage_2_trains_both_with_the_bonus_on_the_second",
+    ),
+    (
+        "mlmt_rl.py",
+        '[turn_1["texts"], turn_2["texts"]], problems, args)',
+        '[turn_1["texts"], turn_2["texts"]], problems[1:] + problems[:1], args)',
+        "test_episodes.py::test_verdicts_are_those_of_the_row",
+    ),
+    (
+        "mlmt_rl.py",
+        "tokenizer.batch_decode(responses,",
+        "tokenizer.batch_decode([ids[:-2] for ids in responses],",
+        "test_episodes.py::test_the_texts_are_those_of_the_tokens_under_training",
+    ),
+    (
+        "mlmt_rl.py",
+        "messages = [common.refine_messages(p, z, g) for",
+        'messages = [common.refine_messages(p, "", g) for',
+        "test_episodes.py::test_each_turn_reads_its_own_episode",
+    ),
+    (
+        "running/passes.py",
+        """[[0] * (P - len(prompt)) + prompt for prompt in prompts], device=device)
+    return ids, torch.tensor([[0] * (P - len(prompt)) + [1] * len(prompt) for""",
+        """[prompt + [0] * (P - len(prompt)) for prompt in prompts], device=device)
+    return ids, torch.tensor([[1] * len(prompt) + [0] * (P - len(prompt)) for""",
+        "test_logprobs.py::test_sampler_is_trainer",
+    ),
+    (
+        "mlmt_rl.py",
+        "response_mask[rows, t] = 1",
+        "response_mask[rows, t] = (~torch.isin(sampled[0], end_ids)).long()",
+        "test_logprobs.py::test_only_response_tokens_are_trained",
+    ),
+    (
+        "mlmt_rl.py",
+        ".float() / args.temperature).log_softmax(-1)  # (m, W)\n        return",
+        ".float()).log_softmax(-1)  # (m, W)\n        return",
+        "test_logprobs.py::test_sampler_is_trainer",
+    ),
+    ("rl_guided_score.py", "runs.Adam(feedback, lr", "runs.Adam(feedback_reference, lr", REPLAY),
+    (
+        "mlmt_rl.py",
+        "        # ---- UPDATE: the solver, then",
+        """        p, t = turn_g["prompts"], args.max_feedback_tokens
+        turn_g |= generate(feedback, feedback_tokenizer, p, t, args) | {"ref_logprobs": turn_g["ref_logprobs"]}
+        # ---- UPDATE: the solver, then""",
+        REPLAY,
+    ),
+    (
+        "mlmt_rl.py",
+        "ratio = torch.exp(new_logprobs - logprobs)",
+        "ratio = torch.exp((new_logprobs - logprobs).detach().requires_grad_())",
+        FORMULAS + "policy_gradient_is_exact_for_any_values",
+    ),
+    (
+        "mlmt_rl.py",
+        '[turn["prefix_length"][rows] - 1, end_z, end_g]',
+        "[end_g, end_g, end_g]",
+        FORMULAS + "values_see_their_prefix_and_nothing_after_it",
+    ),
+    (
+        "mlmt_rl.py",
+        "    if shared:\n",
+        "    if shared is not None:\n",
+        FORMULAS + "policy_gradient_is_exact_for_any_values",
+    ),
+    (
+        "mlmt_rl.py",
+        "(loss.sum() / len(rows)).backward()",
+        "loss.mean().backward()",
+        "test_logprobs.py::test_micro_batch_size_is_a_memory_knob",
+    ),
+    (
+        "mlmt_rl.py",
+        "clipped = torch.clamp(ratio, 1 - clip_coef, 1 + clip_coef)",
+        "clipped = ratio",
+        FORMULAS + "ratio_is_clipped_on_the_side_that_matters",
+    ),
+    (
+        "archer.py",
+        "    critic.eval()\n",
+        "    critic.train()\n",
+        "test_archer.py::test_the_critic_learns_with_dropout_and_grades_without",
+    ),
+    (
+        "running/optimizer.py",
+        "if values and not math.isfinite(values[-1]):",
+        "if False:",
+        "test_run_folder.py::test_a_loss_that_is_not_finite_stops_before_the_step",
+    ),
+    (
+        "mlmt_rl.py",
+        '"losses/kl_feedback": kl[1].mean().item(),',
+        '"losses/kl_feedback": None,',
+        "test_episodes.py::test_every_row_has_every_key",
+    ),
+    (
+        "verifiers/code_answers.py",
+        "block, fence = ",
+        "block, fence = block or ",
+        "test_code_answers.py::test_extraction",
+    ),
+    (
+        "verifiers/code_answers.py",
+        "return all(passed) or",
+        "return any(passed) or",
+        "test_code_answers.py::test_a_response_is_right_only_if_every_test_passes",
+    ),
+    (
+        "problems/loading.py",
+        'tests = text_list(row, "test_list", where)',
+        'tests = [str(text_list(row, "test_list", where))]',
+        "test_code_problems.py::test_real_files",
+    ),
+    (
+        "verifiers/sandbox_child.py",
+        "exec(code, namespace)",
+        "exec(code, namespace, {})",
+        "test_sandbox.py::test_references",
+    ),
+    (
+        "verifiers/math_answers.py",
+        "return bare_answer(text) if len(text) <= MAX_SHORT else None",
+        'return (re.findall(r"[0-9]+", text) or [None])[-1]',
+        "test_math_answers.py::test_labelled_cases",
+    ),
+    (
+        "eval.py",
+        "uniforms[rows, t], args.temperature, args.top_p)",
+        "uniforms[rows, t], 0.7, args.top_p)",
+        "test_eval.py::test_training_settings_reproduce_the_last_evaluation_of_training",
+    ),
+    (
+        "figures.py",
+        '= figures["accuracy_1"] + figures["fixed"]',
+        '= figures["accuracy_2"]',
+        "test_figures.py::test_figures_by_hand",
+    ),
+    (
+        "intro.py",
+        "t = torch.arange(1, hidden.shape[1] + 1, device=hidden.device) - turn",
+        "t = torch.arange(0, hidden.shape[1], device=hidden.device) - turn",
+        "test_intro.py::test_each_token_meets_the_logits_that_predict_it",
+    ),
+    (
+        "intro.py",
+        "        log_p = log_p.detach()\n",
+        "        pass\n",
+        "test_intro.py::test_the_exact_gradient_is_q_minus_p",
+    ),
+    (
+        "intro.py",
+        "torch.cat([own[:, None], runs.draw(pool, uniforms)], 1)",
+        "torch.cat([runs.draw(pool, uniforms), runs.draw(pool, uniforms)[:, :1]], 1)",
+        "test_intro.py::test_candidates_are_the_own_token_and_draws",
+    ),
+    (
+        "intro.py",
+        "(weights[mb] * losses.sum(1)).sum()",
+        'losses.sum() / turn["response_mask"][mb].sum()',
+        "test_intro.py::test_micro_batches_change_nothing",
+    ),
+    (
+        "intro.py",
+        '[turn_1["texts"]], problems, args)',
+        '[[f"\\\\boxed{{{p.answer}}}. {t}" for p, t in zip(problems, turn_1["texts"])]], problems, args)',
+        "test_replay_one_turn.py::test_intro_is_what_its_formulas_say",
+    ),
+    (
+        "intro.py",
+        "    if args.include_test_split:",
+        "    if True:",
+        "test_intro.py::test_the_test_split_is_trained_on_only_if_asked",
+    ),
+    (
+        "runs.py",
+        "(part.update if isinstance(part, dict) else part.load_state_dict)",
+        "(part.update if isinstance(part, dict) else id)",
+        "test_resume.py::test_two_iterations_and_two_more_are_four",
+    ),
+    (
+        "common.py",
+        "positions = range((iteration - 1) * rollout_size, iteration * rollout_size)",
+        "positions = range(rollout_size)",
+        "test_episodes.py::test_each_problem_comes_once_an_epoch",
+    ),
+    (
+        "sharedrep_reward.py",
+        "- reference[name][0]) / reference[name][1]",
+        ")",
+        "test_sharedrep.py::test_traits_by_hand",
+    ),
+    (
+        "verifiers/normalising.py",
+        's = s.replace(",", "")',
+        "s = s",
+        "test_sharedrep.py::test_all_answers_of_gsm8k_are_read_in_three_forms",
+    ),
+    ("runs.py", "    torch.manual_seed(args.seed)\n", "    pass\n", "test_resume.py::test_a_seed_fixes_the_run"),
+    (
+        "sharedrep_reward.py",
+        '.replace(" ** ", " ")',
+        "",
+        "test_sharedrep.py::test_socratic_solutions_are_told_by_no_mark",
+    ),
+    (
+        "sharedrep_reward.py",
+        "return (r - head[",
+        "return r + 0 * (r - head[",
+        "test_sharedrep.py::test_a_shift_that_bradley_terry_cannot_see_does_not_move_the_calibrated_minimum",
+    ),
+    (
+        "sharedrep_grpo.py",
+        "return r[:, r.mean(0).argmin()] if",
+        "return r.min(1).values if",
+        "test_sharedrep.py::test_the_mean_of_minima_is_not_the_minimum_of_means",
+    ),
+]
 
-def killer(mutant: tuple[str, str, str]) -> str | None:
-    """The first test that fails on this mistake; None: it survives."""
-    script, old, new = mutant
+
+def killer(mutant: tuple[str, ...]) -> str | None:
+    """The first test that fails on this mistake; None: it survives. Of ORIGINALS the named test alone is run."""
+    script, old, new, *named = mutant
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / "copy"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "evals", "__pycache__"))
+        if (ROOT.parent / "shared").is_dir():  # real data, for tests that skip without it
+            (Path(place) / "shared").symlink_to(ROOT.parent / "shared")
         source = (copy / script).read_text(encoding="utf-8")
         if source.count(old) != 1:
             return f"NOT FOUND: it stands {source.count(old)} times in {script}"
@@ -446,7 +706,8 @@ def killer(mutant: tuple[str, str, str]) -> str | None:
             REPLAYS.get(script, "test"),
         ]
         others = sorted(OTHERS, key=lambda name: not script.startswith(name))
-        for tests in (replays, [f"tests/test_{name}.py" for name in others]):
+        runs = [[f"tests/{named[0]}"]] if named else [replays, [f"tests/test_{name}.py" for name in others]]
+        for tests in runs:
             command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
             result = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
@@ -457,10 +718,12 @@ def killer(mutant: tuple[str, str, str]) -> str | None:
 
 
 def main() -> None:
-    wanted = [mutant for mutant in MUTANTS if all(word in " ".join(mutant) for word in sys.argv[1:])]
+    listed = ORIGINALS if sys.argv[1:2] == ["originals"] else MUTANTS
+    words = sys.argv[1 + (listed is ORIGINALS) :]
+    wanted = [mutant for mutant in listed if all(word in " ".join(mutant) for word in words)]
     survivors = 0
     with ThreadPoolExecutor(2) as pool:
-        for (script, old, new), test in zip(wanted, pool.map(killer, wanted)):
+        for (script, old, new, *_), test in zip(wanted, pool.map(killer, wanted)):
             survivors += test is None or test.startswith("NOT FOUND")
             print(f"{script}: {old!r} -> {new!r}\n    {test or 'SURVIVES'}", flush=True)
     print(f"{len(wanted)} mistakes, {survivors} of them unnoticed")

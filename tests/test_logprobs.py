@@ -306,8 +306,10 @@ def test_only_response_tokens_are_trained():
     mlmt_rl.policy_loss(logprobs, logprobs.detach(), advantages, turn["response_mask"], 0.2).sum().backward()
     reached = hidden.grad.abs().sum(-1) > 0  # (5, L)
     starts, lengths = (turn[f"{part}_mask"].sum(1).tolist() for part in ("prompt", "response"))
-    assert any(turn["response_ids"][row, lengths[row] - 1].item() in END_IDS for row in range(5))
+    assert not turn["truncated"].all()
     for row, (start, length) in enumerate(zip(starts, lengths)):
+        trained = turn["response_ids"][row][turn["response_mask"][row]].tolist()
+        assert [token in END_IDS for token in trained] == [False] * (length - 1) + [not turn["truncated"][row]]
         assert reached[row].nonzero().flatten().tolist() == list(range(start - 1, start - 1 + length))
 
 

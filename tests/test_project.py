@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tyro
-from mutants import MUTANTS
+from mutants import MUTANTS, ORIGINALS
 
 import common
 
@@ -295,8 +295,10 @@ def test_method_table_of_the_readme():
 
 def test_every_mutant_can_be_made():
     """A mistake whose text has moved is noticed here, not in the hours that tests/mutants.py takes."""
-    for script, old, new in MUTANTS:
+    for script, old, new, *_ in [*MUTANTS, *ORIGINALS]:
         assert (ROOT / script).read_text(encoding="utf-8").count(old) == 1 and new != old, (script, old)
+    page = (ROOT / "docs/originals.md").read_text(encoding="utf-8")
+    assert all(f"`{test}`" in page for *_, test in ORIGINALS)
 
 
 def test_requirements_are_exact_and_installed():
