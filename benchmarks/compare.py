@@ -456,9 +456,9 @@ def run_all(name: str, jobs: list[Job], args: Args) -> list[dict]:
         for job, result in zip(jobs, pool.map(lambda job: run(job, args), jobs)):
             results.append(result)
             ran, rest = sum(new[: len(results)]), sum(new[len(results) :])
-            left = (time.time() - start) / 60 / max(ran, 1) * rest
+            left = f"; for {name} about {(time.time() - start) / 60 / ran * rest:.0f} minutes left" if ran else ""
             at, right = f"{name}, {len(results)} of {len(jobs)}", summary([result], job[0], "all")[0]
-            print(f"{at}: {job[0]}, seed {job[2]}: {right:.3f}; for {name} about {left:.0f} minutes left", flush=True)
+            print(f"{at}: {job[0]}, seed {job[2]}: {right:.3f}{left}", flush=True)
     return results
 
 

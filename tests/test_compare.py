@@ -265,6 +265,7 @@ def test_time_left_counts_what_is_not_done(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare, "ThreadPoolExecutor", lambda workers: nullcontext(SimpleNamespace(map=map)))
     assert len(compare.run_all("told", jobs, args)) == 5
     lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("seed 1: 0.500")
     assert lines[2].startswith("told, 3 of 5: ") and lines[2].endswith("0.500; for told about 4 minutes left")
     assert lines[4].endswith("about 0 minutes left")
 
