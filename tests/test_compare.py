@@ -52,16 +52,13 @@ def test_the_page_says_what_the_runs_said():
     for label, words in (("nothing", "nothing, the trained pair gets"), ("all asserts", "told all tests")):
         right = compare.number(compare.summary(found["told"], compare.LADDERS["told"][label][0], "2")[0])
         assert f"{words} {right}" in answer.replace("\n", " "), label
-    readme, sentences = (
-        " ".join(pages[1].split()),
-        ("the utility is {}, the specificity {}", "`rl_guided_score.py`'s {} and {}"),
-    )
+    sentences = "the utility is {}, the specificity {}", "`rl_guided_score.py`'s {} and {}"
     for method, sentence in zip(("MLMT-RL", "RL-Guided SCoRe"), sentences):
         command = compare.best_command(found["methods"], method, "functions")
         (quality,) = (row["feedback_quality"] for row in found["methods"] if row["command"] == command)
         pairs = [(quality[name], quality[f"{name}_standard_error"]) for name in ("utility", "specificity")]
         values = [f"{compare.number(value)} ± {compare.number(error)}".replace("-", "−") for value, error in pairs]
-        assert sentence.format(*values) in readme, values
+        assert sentence.format(*values) in " ".join(pages[1].split()), values
     if "methods" in found:
         figure = compare.FIGURES["methods"].read_text(encoding="utf-8")
         tasks, runs = compare.tasks_of(found["methods"]), found["methods"]
