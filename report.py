@@ -171,7 +171,7 @@ def main(args: Args) -> None:
     if not runs:
         raise common.InputError(f"there is no run to draw in {' '.join(args.runs)}")
     groups = group_runs(runs)
-    names = ["exp_name", *(name for name in differing_flags(runs) if name != "exp_name")]
+    names = differing_flags(runs)
     flags = [[name.replace("_", "-"), [g["runs"][0]["flags"].get(name, "—") for g in groups]] for name in names]
     templates = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     template = jinja2.Environment(loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True)

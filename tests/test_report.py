@@ -89,6 +89,10 @@ def test_runs_that_differ_in_the_seed_alone_share_a_colour(tmp_path):
     assert [len(group["runs"]) for group in groups] == [2, 1, 1]
     assert len({(group["colour"], group["style"]) for group in groups}) == 3
     assert report.differing_flags(runs) == ["exp_name", "alpha"]
+    page = draw(tmp_path, *(str(tmp_path / number) for number in "02"))
+    table = page.split('id="flags"')[1].split("</table>")[0]
+    assert re.findall("<th>(.*?)</th>", table) == ["", "alpha"], "only what differs"
+    assert re.findall("<td>([0-9.]+)</td>", table) == ["0.0", "10.0"] and table.count("chip") == 2
 
 
 def test_fifty_methods_have_fifty_lines(tmp_path):
