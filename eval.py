@@ -278,7 +278,7 @@ def check_models(solver: str, feedback: str | None, problems: list[common.Proble
         checks.append(("--feedback", feedback, prompts, args.max_new_tokens + written))
     for flag, name, prompts, room in checks:
         try:
-            source = runs.model_source(weights(name))
+            source = runs.model_source(name)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             while base := runs.base_model(source):  # of an adapter, which may stand on another one
                 source = runs.model_source(base)
@@ -297,14 +297,17 @@ def main(args: Args) -> None:
     if args.temperature == 0 and args.samples > 1:
         raise common.InputError("--temperature 0 makes all samples of a problem the same: add --samples 1")
     run = runs.place(args, __file__)
-    sets = {}
+    sets, blocks = {}, {}  # problems of each data set, and which of them are sampled together
     for dataset in args.dataset:
         flags = {"limit": args.limit, "tests_in_prompt": args.tests_in_prompt, "leave_out": True}
         problems = common.load_problems(dataset, args.split, **flags)
         sets[dataset] = common.instruct(common.solvable(problems, args.unsafe_code), args)
         common.load_template(args.prompt_template, sets[dataset])
-        if args.feedback_quality and (len(sets[dataset]) < 2 or args.block_size < 2):
-            raise common.InputError("--feedback-quality needs at least 2 problems of a set, and a --block-size of 2")
+        n = len(sets[dataset])
+        blocks[dataset] = np.array_split(np.arange(n), math.ceil(n / args.block_size))
+        if (args.feedback_quality or args.feedback_control == "shuffled") and len(blocks[dataset][-1]) < 2:
+            reason = f"reads another problem's feedback, but --block-size {args.block_size} leaves one of {n} alone"
+            raise common.InputError(f"--feedback-{'quality' if args.feedback_quality else 'control shuffled'} {reason}")
     sandbox = common.sandbox_for([problem for problems in sets.values() for problem in problems], args.unsafe_code)
     plan = []  # (solver, feedback model or None, data set)
     for solver in dict.fromkeys(args.solver) or (None,):
@@ -314,7 +317,7 @@ def main(args: Args) -> None:
         for dataset, problems in sets.items():
             name = str(checkpoint or solver or runs.embedded_model(problems))
             plan.append((name, feedback, dataset))
-            check_models(name, feedback, problems, args)
+            check_models(weights(name), feedback, problems, args)
     if args.turns == 1 and args.feedback not in ("own", "none"):
         raise common.InputError(f"--feedback {args.feedback} is written for a second turn: it needs --turns 2")
     control = args.feedback_control != "none"
@@ -333,9 +336,6 @@ def main(args: Args) -> None:
     run_dir = run.folder
 
     # Rows of a block that a kill cut short are left out: the block is sampled again, from its own seed.
-    blocks = {
-        dataset: np.array_split(np.arange(len(p)), math.ceil(len(p) / args.block_size)) for dataset, p in sets.items()
-    }
     done: dict[tuple, list[dict]] = {}
     for row in common.read_rows(run_dir / "episodes.jsonl"):
         done.setdefault(tuple(row[name] for name in ("solver", "dataset", "sample", "block")), []).append(row)

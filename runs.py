@@ -178,10 +178,11 @@ def expected_sizes(run, state: dict) -> str:
             trainer += masters + 8 * elements
     existing = next(path for path in (run.folder, *run.folder.absolute().parents) if path.exists())
     free, one = shutil.disk_usage(existing).free, models + trainer
-    kept = run.args.keep_checkpoints + 1 if run.args.keep_checkpoints else run.args.iterations // run.args.save_every
+    keep, all_of_them = run.args.keep_checkpoints, math.ceil(run.args.iterations / run.args.save_every)
+    kept, trainers = (min(keep + 1, all_of_them), 1) if keep else (all_of_them, all_of_them)
     if one > free:
         raise common.InputError(f"a checkpoint takes {one / 1e9:.2f} GB, but {existing} has {free / 1e9:.2f} GB free")
-    all_kept = f"{(kept * models + trainer) / 1e9:.2f} GB for all that are kept"
+    all_kept = f"{(kept * models + trainers * trainer) / 1e9:.2f} GB for all that are kept"
     checkpoints = f"a checkpoint takes {one / 1e9:.2f} GB, {all_kept}, of {free / 1e9:.0f} GB free"
     return f"memory without activations {memory / 1e9:.2f} GB; {checkpoints}"
 
@@ -285,7 +286,7 @@ def write_checkpoint(run, iteration: int, models: dict, trainer: dict) -> None:
     keep = run.args.keep_checkpoints - 1
     best = common.best_checkpoint(run.folder)
     for path in older if run.args.keep_checkpoints else ():
-        if path in (*older[len(older) - keep :], best):
+        if path in (*older[max(0, len(older) - keep) :], best):
             (path / "trainer.pt").unlink(missing_ok=True)
         else:
             shutil.rmtree(path.rename(path.with_name(path.name + ".tmp")))
@@ -300,7 +301,8 @@ def finish(run) -> None:
     changes = {"if_run_exists": "resume", "iterations": 2 * run.args.iterations}
     newest, best = folder.last_checkpoint(run.folder), common.best_checkpoint(run.folder)
     print(f"done: the newest checkpoint is {newest.name}, the best in training {best.name}, both in {run.folder}")
-    print(f"to train on: {common.command_line(run.args, run.script, **changes)}")
+    if run.args.lr_schedule == "constant":  # elsewhere the learning rate has come to its end
+        print(f"to train on: {common.command_line(run.args, run.script, **changes)}")
     if run.args.report:
         print(write_report(run.folder))
     release(run)

@@ -322,7 +322,7 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
     runs.log_episodes(run, iteration, "eval", problems, episodes)
     gold, names = episodes["gold"], list(scorer["reference"]["groups"])  # (B, U)
     rows = [{"iteration": iteration, "id": p.id} | dict(zip(names, row.tolist())) for p, row in zip(problems, gold)]
-    common.write_rows(run.folder / "scores.jsonl", rows)
+    runs.from_first(common.write_rows, run.folder / "scores.jsonl", rows)
     metrics = {"accuracy_1": float(np.mean(episodes["rewards_1"].tolist()))}
     metrics |= dict(zip(names, gold.mean(0).tolist())) | {"worst_group": gold.mean(0).min().item()}
     metrics |= dict(zip(("concise", "socratic"), episodes["traits"].mean(0)[1:].tolist()))

@@ -29,7 +29,7 @@ except ImportError:  # Windows
 ROW_FILES = ("metrics.jsonl", "episodes.jsonl", "checkpoints.jsonl")
 UNFINISHED = {"config.json.tmp", "lock"}  # all that a run leaves which is killed while it writes its first file
 # A resumed run gives the same rows whichever value these have (but the last iteration is always evaluated, and those of
-# memory can change a last digit); every other flag must be as it was.
+# memory can change a last digit); every other flag must be as it was, and --iterations where the rate falls towards it.
 RESUME_MAY_CHANGE = ("run_dir", "if_run_exists", "iterations", "save_every", "keep_checkpoints", "report", "track")
 RESUME_MAY_CHANGE += ("wandb_project", "generation_batch_size", "micro_batch_size", "tokens_per_micro_batch")
 RESUME_MAY_CHANGE += ("gradient_checkpointing",)
@@ -154,11 +154,14 @@ def find_folder(run, default: str) -> None:
             reason += f", whose text was another ({key} in config.json)" if key == "script_sha256" else ""
             raise InputError(f"{reason}: {run.script.name}, as it is now, cannot go on with it")
     now = json.loads(json.dumps(asdict(args)))
-    may_change = getattr(run, "may_change", RESUME_MAY_CHANGE)
+    may_change = set(getattr(run, "may_change", RESUME_MAY_CHANGE))
+    if before.get("lr_schedule", "constant") != "constant":
+        may_change -= {"iterations"}
     for key in now:
         if key not in may_change and before.get(key) != now[key]:
             now_and_then = f"is {now[key]}, but the run in {folder} was started with {before.get(key)}"
-            raise InputError(f"--{key.replace('_', '-')} {now_and_then}")
+            schedule = " and a learning rate that falls until then" if key == "iterations" else ""
+            raise InputError(f"--{key.replace('_', '-')} {now_and_then}{schedule}")
     run.resumed = last_checkpoint(folder)
 
 

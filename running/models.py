@@ -129,12 +129,14 @@ def load_whole(run, name: str, flag: str, merged: bool = True):
                     model = PeftModel.from_pretrained(model, source).merge_and_unload()
             else:
                 model.load_adapter(source)
+            if (Path(source) / "tokenizer_config.json").is_file():  # that of its run, with a chat template or without
+                tokenizer = load_tokenizer(run, source)
             return model.requires_grad_(False), tokenizer
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         switch_off_noise(config)
         loading = {"config": config, "dtype": run.dtype, "trust_remote_code": False}
         model = AutoModelForCausalLM.from_pretrained(source, **loading).to(run.device)
-        tokenizer = keep_thoughts_apart(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+        tokenizer = load_tokenizer(run, source)
         if model.device.type == "cpu":
             quicken(model)
         flaw = unsupported(model, tokenizer)
@@ -144,9 +146,13 @@ def load_whole(run, name: str, flag: str, merged: bool = True):
         raise not_loaded(flag, name, error) from error
     if flaw:
         raise InputError(f"{flag} {name} {flaw}")
-    if not run.args.chat_template:
-        tokenizer.chat_template = None
     return model.requires_grad_(False), tokenizer
+
+
+def load_tokenizer(run, source: str):
+    tokenizer = keep_thoughts_apart(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+    tokenizer.chat_template = tokenizer.chat_template if run.args.chat_template else None
+    return tokenizer
 
 
 def quicken(model) -> None:

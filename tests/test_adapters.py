@@ -10,6 +10,7 @@ import torch
 from conftest import read_jsonl, small_args
 from safetensors.torch import load_file
 from test_bad_input import refused  # noqa: F401, a fixture
+from transformers import AutoTokenizer
 
 import common
 import eval as evaluation
@@ -102,6 +103,20 @@ def test_a_folder_with_an_adapter_is_a_model(trained, problem_file, tmp_path, co
     flags = {"solver": (str(tmp_path / "run4"),), "dataset": (problem_file,), "limit": 2, "samples": 1, "turns": 1}
     evaluation.main(evaluation.Args(**flags, max_new_tokens=8, run_dir=str(tmp_path / "eval")))
     assert len(read_jsonl(tmp_path / "eval" / "episodes.jsonl")) == 2
+
+
+def test_a_folder_with_an_adapter_is_read_by_its_own_tokenizer(trained, tmp_path):
+    """Red if a model that was trained with one chat template, or without any, is asked in that of its base."""
+    folder = tmp_path / "model"
+    shutil.copytree(common.last_checkpoint(trained) / "solver", folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template is None
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    for script, flag in ((evaluation, "--solver"), (grpo, "--policy-lm")):
+        for asked, template in ((True, tokenizer.chat_template), (False, None)):
+            run = runs.place(script.Args(chat_template=asked), script.__file__)
+            assert runs.load_lm(run, str(folder), flag)[1].chat_template == template
 
 
 def test_what_is_missing_is_named(small, refused, trained, tmp_path, monkeypatch):  # noqa: F811

@@ -1,6 +1,7 @@
 """eval.py: leakage, training's evaluation reproduced, evaluations cut short and compared, mistakes."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -367,7 +368,15 @@ def test_comparison_of_solvers_in_one_folder(tmp_path, capsys):
         ({"max_new_tokens": 9000}, "tokens, but the model of --solver tiny reads 8192"),
         ({"feedback_quality": True}, "--feedback-quality needs --turns 2 and a --feedback model"),
         ({"feedback_quality": True, "feedback": "tiny", "use_smart_corrections": False}, "whose feedback is read"),
-        ({"feedback_quality": True, "feedback": "tiny", "limit": 1}, "at least 2 problems"),
+        ({"feedback_quality": True, "feedback": "tiny", "limit": 1}, "--block-size 200 leaves one of 1 alone"),
+        (
+            {"feedback_quality": True, "feedback": "tiny", "limit": 3, "block_size": 2},
+            "--feedback-quality reads another",
+        ),
+        (
+            {"feedback_control": "shuffled", "feedback": "tiny", "limit": 5, "block_size": 2},
+            "--feedback-control shuffled reads another problem's feedback, but --block-size 2 leaves one of 5 alone",
+        ),
         ({"feedback_control": "fixed"}, "--feedback-control fixed needs --turns 2 and a --feedback model"),
         ({"feedback_control": "fixed", "feedback": "tiny", "turns": 1}, "needs --turns 2"),
         ({"feedback_control": "fixed", "feedback": "tiny", "use_smart_corrections": False}, "whose feedback is read"),
@@ -385,6 +394,13 @@ def test_comparison_of_solvers_in_one_folder(tmp_path, capsys):
 def test_mistakes_end_in_one_sentence(refused, problem_file, tmp_path, flags, sentence):  # noqa: F811
     """Before anything is written, and before a model's weights are read."""
     assert sentence in refused(eval_args(problem_file, tmp_path / "run", **flags))
+
+
+def test_a_checkpoint_is_no_feedback_model(refused, problem_file, tmp_path):  # noqa: F811
+    """It holds two: red if its solver is looked at, and the folder that cannot be loaded is found after the start."""
+    shutil.copytree("tiny", tmp_path / "checkpoint" / "solver")
+    error = refused(eval_args(problem_file, tmp_path / "run", feedback=str(tmp_path / "checkpoint")))
+    assert f"--feedback {tmp_path / 'checkpoint'} cannot be loaded" in error and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

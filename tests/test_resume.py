@@ -325,6 +325,15 @@ def test_resuming_with_another_flag_is_refused(finished, capsys, changes):
     assert before == {path: path.stat().st_mtime_ns for path in Path(finished.run_dir).rglob("*")}
 
 
+def test_a_falling_rate_cannot_be_drawn_out(quick, coin_rewards, capsys):
+    """Red if a run whose rate has come to its end goes on at a higher one, which is the schedule of no run."""
+    run = quick(iterations=1, save_every=1, lr_schedule="cosine")
+    mlmt_rl.main(run)
+    assert "done: " in (said := capsys.readouterr().out) and "to train on:" not in said
+    with pytest.raises(common.InputError, match="--iterations is 2, .* with 1 and a learning rate that falls"):
+        mlmt_rl.main(replace(run, iterations=2, if_run_exists="resume"))
+
+
 def test_full_memory_ends_in_one_line_and_the_run_goes_on_with_less(small, tmp_path, coin_rewards, monkeypatch, capsys):
     """Red if it ends in a traceback, names a flag that the script has not, or refuses the remedy it names."""
     run = small(save_every=1, micro_batch_size=4)
@@ -470,13 +479,15 @@ def test_a_kill_at_any_moment_leaves_whole_checkpoints(tmp_path, monkeypatch):
     assert {file_number(last / name) for name in CHECKPOINT_FILES} <= synced
 
 
-def test_only_the_newest_checkpoints_are_kept(quick, tmp_path, coin_rewards):
+@pytest.mark.parametrize("keep", [2, 5])
+def test_only_the_newest_checkpoints_are_kept(quick, tmp_path, coin_rewards, monkeypatch, keep):
     """Red if --keep-checkpoints deletes too many, too few, or leaves half-deleted folders behind."""
-    mlmt_rl.main(quick(iterations=4, save_every=1, keep_checkpoints=2, seed=2))
+    monkeypatch.setattr(common, "best_checkpoint", common.last_checkpoint)  # an older one would be kept besides
+    mlmt_rl.main(quick(iterations=5, save_every=1, keep_checkpoints=keep, seed=2))
     names = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
-    assert names == ["checkpoint-000003", "checkpoint-000004"]
+    assert names == [f"checkpoint-{n:06d}" for n in range(6 - keep, 6)]
     rows = read_jsonl(tmp_path / "run" / "checkpoints.jsonl")
-    assert [row["iteration"] for row in rows] == [1, 2, 3, 4]
+    assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 5]
 
 
 def test_the_best_checkpoint_by_training_reward_is_kept_too(quick, tmp_path, monkeypatch):

@@ -255,6 +255,17 @@ def test_sizes_are_named_at_the_start(small, tmp_path, coin_rewards, capsys):
     assert float(found[1]) == pytest.approx((3 + 2 * 3) * weights / 1e9, abs=0.006)  # gradient and two moments each
 
 
+@pytest.mark.parametrize(("keep", "kept"), [(1, 11), (2, 14), (9, 17), (0, 32)])
+def test_room_for_all_that_are_kept(tmp_path, monkeypatch, keep, kept):
+    """Models of 3 GB and a state of 5 GB, saved after iterations 2, 4, 6 and 7; keep 0: everything. The best one may be
+    kept besides."""
+    state = {"part": torch.nn.ParameterList([torch.empty(1_250_000_000, device="meta")])}
+    args = types.SimpleNamespace(keep_checkpoints=keep, iterations=7, save_every=2)
+    run = types.SimpleNamespace(sizes={"models": 0, "saved": 3e9}, args=args, folder=tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1e12))
+    assert f"{kept}.00 GB for all that are kept" in runs.expected_sizes(run, state)
+
+
 def test_only_the_newest_checkpoint_holds_the_optimisers(quick, tmp_path, coin_rewards):
     """Red if older checkpoints take three times the room, or if the newest lacks what a resumed run needs."""
     mlmt_rl.main(quick(iterations=4, save_every=1, keep_checkpoints=3))
