@@ -52,7 +52,8 @@ TRAINED = LADDERS["told"]["all asserts"][0]  # whose checkpoints are looked at t
 QUALITIES = ["utility", "specificity", "utilisation", "leakage"]  # of the feedback, at all levels; see figures.py
 HEADINGS = {"told": "the feedback model is told", "read": "the solver reads"}
 TASKS = ("arithmetic", "functions", "countdown", "conventions")
-# method: (command, responses in an episode, episodes of an iteration, flags of its KLs); all sample as many responses
+# method: (command, responses in an episode, episodes of an iteration, flags of its KLs); all have as many responses in
+# their episodes, beside which ArCHer samples for its critic and its actor
 ONE_KL, TWO_KLS = ("--kl-coef",), ("--kl-coef", "--guidance-kl-coef")
 METHODS = {
     "GRPO": ("grpo.py", 1, 64, ONE_KL),
@@ -163,7 +164,7 @@ def run(job: Job, args: Args) -> dict:
         "minutes": round(rows[-1]["charts/seconds"] / 60, 1),
         "explained_variance": float(np.mean(explained)) if explained else None,
         "feedback_quality": figures.get("feedback_quality"),
-        "curve": curve(rows),
+        "curve": curve(rows, json.loads((place / "config.json").read_text())["args"]),
     }
     result |= {name: figures.get(name) for name in CHANGES}
     turns = turns_of(command)
@@ -188,12 +189,18 @@ def stage(job: Job, args: Args, iteration: int) -> dict:
     return result
 
 
-def curve(rows: list[dict]) -> list[list[float]]:
-    """At each evaluation in training: episodes, tokens sampled, minutes, and how many last attempts were right."""
+def curve(rows: list[dict], flags: dict) -> list[list[float]]:
+    """At each evaluation in training: episodes, tokens sampled, minutes, and how many last attempts were right.
+
+    What ArCHer samples for its critic and its actor counts with the length of the rollout's responses.
+    """
     points, tokens, episodes = [], 0.0, 0
     for row in rows:
         lengths = ("rollout/response_length_1", "rollout/response_length_2", "rollout/feedback_length")
-        tokens += sum(row.get(name) or 0 for name in lengths) * (row["charts/episodes"] - episodes)
+        sampled = (row["charts/episodes"] - episodes) * (1 + flags.get("critic_epochs", 0))
+        if "critic_epochs" in flags and row["iteration"] > flags["warmup_iterations"]:
+            sampled += flags["actor_epochs"] * flags["actor_batch_size"]
+        tokens += sum(row.get(name) or 0 for name in lengths) * sampled
         episodes = row["charts/episodes"]
         last = row.get("eval/accuracy_2", row.get("eval/accuracy_1"))
         if last is not None:
@@ -418,11 +425,15 @@ def method_figure(results: list[dict], path: Path) -> None:
     size = (2.6 * len(tasks) + 1.6, 2.8)
     drawing, axes = plt.subplots(1, len(tasks), figsize=size, layout="constrained", squeeze=False)
     for ax, task in zip(axes[0], tasks):
+        ends, best = [], []
         for i, method in enumerate(METHODS):
             if command := best_command(results, method, task):
                 curve = mean_curve(results, command)
+                ends, best = [*ends, curve[-1, 1]], [*best, curve[:, 3].max()]
                 ax.plot(curve[:, 1], curve[:, 3], color=f"C{i}", label=method, linewidth=1.3)
-        ax.set(title=task, xlabel="thousand tokens sampled", ylim=(0, 1))
+        longest = sorted(ends)[-2:][0]  # ArCHer's line goes on, five times as far
+        limits = {"xlim": (0, 1.03 * longest), "ylim": (0, min(1, 1.2 * max(best)))}
+        ax.set(title=task, xlabel="thousand tokens sampled", **limits)
         style(ax)
     axes[0][0].set_ylabel("right last attempts")
     drawing.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right", frameon=False)

@@ -102,7 +102,7 @@ def test_all_settings_are_tried():
     ]
 
 
-def test_methods_sample_as_many_responses():
+def test_methods_have_as_many_responses_judged():
     for method, (_, responses, episodes, _) in compare.METHODS.items():
         command = compare.method_command(method, "countdown", "2e-4")
         _, iterations, _ = compare.method_job((method, "functions"), command, 40, 1)
@@ -158,9 +158,17 @@ def test_curve_counts_the_tokens_of_all_turns():
     lengths = {"rollout/response_length_1": 10.0, "rollout/response_length_2": 5.0, "rollout/feedback_length": 1.0}
     rows += [{"charts/episodes": 8, "charts/seconds": 60.0} | lengths]
     rows += [{"charts/episodes": 16, "charts/seconds": 120.0, "eval/accuracy_2": 0.5} | lengths]
-    assert compare.curve(rows) == [[0, 0, 0.1, 0.2], [16, 256, 2.0, 0.5]]
+    assert compare.curve(rows, {}) == [[0, 0, 0.1, 0.2], [16, 256, 2.0, 0.5]]
     alone = [{"charts/episodes": 4, "charts/seconds": 3.0, "eval/accuracy_1": 0.3, "rollout/response_length_1": 2.0}]
-    assert compare.curve(alone) == [[4, 8, 0.05, 0.3]]
+    assert compare.curve(alone, {}) == [[4, 8, 0.05, 0.3]]
+
+
+def test_curve_counts_what_archer_samples_beside_its_episodes():
+    """By hand: 2 judged responses and 8 for the critic an iteration, from the second one 3 for the actor, of 10 tokens."""
+    flags = {"critic_epochs": 4, "warmup_iterations": 1, "actor_epochs": 1, "actor_batch_size": 3}
+    rows = [{"iteration": i, "charts/episodes": 2 * i, "charts/seconds": 60.0 * i} for i in (0, 1, 2)]
+    rows = [row | {"rollout/response_length_1": 10.0, "eval/accuracy_1": 0.5} for row in rows]
+    assert [point[1] for point in compare.curve(rows, flags)] == [0, 100, 230]
 
 
 def test_a_run_is_done_once(tmp_path, monkeypatch):
@@ -180,6 +188,7 @@ def test_a_run_is_done_once(tmp_path, monkeypatch):
         (place / "eval.json").write_text(json.dumps({"results": [part | {"by_level": {"2": part}}]}))
         row = {"iteration": 40, "charts/episodes": 8, "charts/seconds": 90.0, "losses/explained_variance": 0.25}
         (place / "metrics.jsonl").write_text(json.dumps(row))
+        (place / "config.json").write_text('{"args": {}}')
 
     monkeypatch.setattr(compare, "call", call)
     job = compare.LADDERS["read"]["right or wrong"][0], 40, 3
