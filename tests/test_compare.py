@@ -164,7 +164,7 @@ def test_curve_counts_the_tokens_of_all_turns():
 
 
 def test_curve_counts_what_archer_samples_beside_its_episodes():
-    """By hand: 2 judged responses and 8 for the critic an iteration, from the second one 3 for the actor, of 10 tokens."""
+    """By hand, of 10 tokens each: an iteration's 2 judged responses and 8 for the critic, later 3 for the actor."""
     flags = {"critic_epochs": 4, "warmup_iterations": 1, "actor_epochs": 1, "actor_batch_size": 3}
     rows = [{"iteration": i, "charts/episodes": 2 * i, "charts/seconds": 60.0 * i} for i in (0, 1, 2)]
     rows = [row | {"rollout/response_length_1": 10.0, "eval/accuracy_1": 0.5} for row in rows]
