@@ -306,8 +306,11 @@ def main(args: Args) -> None:
         n = len(sets[dataset])
         blocks[dataset] = np.array_split(np.arange(n), math.ceil(n / args.block_size))
         if (args.feedback_quality or args.feedback_control == "shuffled") and len(blocks[dataset][-1]) < 2:
-            reason = f"reads another problem's feedback, but --block-size {args.block_size} leaves one of {n} alone"
-            raise common.InputError(f"--feedback-{'quality' if args.feedback_quality else 'control shuffled'} {reason}")
+            name = "quality" if args.feedback_quality else "control shuffled"
+            alone = f"--block-size {args.block_size} leaves one of {n} alone: choose another one or another --limit"
+            raise common.InputError(
+                f"--feedback-{name} takes feedback of another problem of the same block, but {alone}"
+            )
     sandbox = common.sandbox_for([problem for problems in sets.values() for problem in problems], args.unsafe_code)
     plan = []  # (solver, feedback model or None, data set)
     for solver in dict.fromkeys(args.solver) or (None,):

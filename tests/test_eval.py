@@ -371,11 +371,11 @@ def test_comparison_of_solvers_in_one_folder(tmp_path, capsys):
         ({"feedback_quality": True, "feedback": "tiny", "limit": 1}, "--block-size 200 leaves one of 1 alone"),
         (
             {"feedback_quality": True, "feedback": "tiny", "limit": 3, "block_size": 2},
-            "--feedback-quality reads another",
+            "--feedback-quality takes feedback of another problem",
         ),
         (
             {"feedback_control": "shuffled", "feedback": "tiny", "limit": 5, "block_size": 2},
-            "--feedback-control shuffled reads another problem's feedback, but --block-size 2 leaves one of 5 alone",
+            "--feedback-control shuffled takes feedback of another problem of the same block, but --block-size 2 leaves",
         ),
         ({"feedback_control": "fixed"}, "--feedback-control fixed needs --turns 2 and a --feedback model"),
         ({"feedback_control": "fixed", "feedback": "tiny", "turns": 1}, "needs --turns 2"),
