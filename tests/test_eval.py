@@ -375,7 +375,7 @@ def test_comparison_of_solvers_in_one_folder(tmp_path, capsys):
         ),
         (
             {"feedback_control": "shuffled", "feedback": "tiny", "limit": 5, "block_size": 2},
-            "--feedback-control shuffled takes feedback of another problem of the same block, but --block-size 2 leaves",
+            "--feedback-control shuffled takes feedback of another problem of the same block, but --block-size 2",
         ),
         ({"feedback_control": "fixed"}, "--feedback-control fixed needs --turns 2 and a --feedback model"),
         ({"feedback_control": "fixed", "feedback": "tiny", "turns": 1}, "needs --turns 2"),
