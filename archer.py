@@ -163,14 +163,17 @@ def load_encoder(name: str, device: str):
     """The critic's encoder and its tokenizer, in float32, from a folder or the hub. Raises InputError."""
     source = runs.model_source(name)
     try:
-        encoder = AutoModel.from_pretrained(source, dtype=torch.float32, trust_remote_code=False).to(device)
+        loading = {"dtype": torch.float32, "trust_remote_code": False, "output_loading_info": True}
+        encoder, found = AutoModel.from_pretrained(source, **loading)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
         raise runs.not_loaded("--critic-lm", name, error) from error
+    if flaw := runs.incomplete(encoder, found):
+        raise common.InputError(f"--critic-lm {name} {flaw}")
     tokenizer.padding_side = "right"
     tokenizer.truncation_side = "left"  # a long text loses its beginning: the answer stands at its end
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    return encoder, tokenizer
+    return encoder.to(device), tokenizer
 
 
 def run_episodes(models, tokenizers, problems: list[common.Problem], args: Args) -> dict:

@@ -61,7 +61,10 @@ def stream_tests(value) -> list[tuple[str, str]]:
     An item that is a list holds the lines. Raises ValueError.
     """
     if isinstance(value, str):
-        value = json.loads(value)
+        try:
+            value = json.loads(value)
+        except RecursionError as error:
+            raise ValueError("input_output is nested too deeply") from error
     if (
         not isinstance(value, dict)
         or not isinstance(value.get("inputs"), list)

@@ -5,9 +5,11 @@ import csv
 import functools
 import io
 import json
+import math
 import random
 import re
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 from problems import InputError, Problem
@@ -81,13 +83,17 @@ def read_rows(path: Path) -> list[dict]:
     except UnicodeDecodeError as error:
         line = 1 + data[: error.start].count(b"\n")
         raise InputError(f"{path} is not UTF-8 (line {line}): save it with the encoding UTF-8") from error
-    except (OSError, ValueError, csv.Error) as error:  # ValueError: bad JSON, a broken parquet file
+    except (OSError, ValueError, RecursionError, csv.Error) as error:  # ValueError: bad JSON, a broken parquet file
         raise InputError(f"{path} cannot be read as {kind[1:]}: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} is not a list of objects, one for each problem")
     if not rows:
         raise InputError(f"{path} holds no rows")
-    return [{str(name).strip().lower(): value for name, value in row.items()} for row in rows]
+    named = [{str(name).strip().lower(): value for name, value in row.items()} for row in rows]
+    for number, (row, before) in enumerate(zip(named, rows), 1):
+        if len(row) < len(before):
+            raise InputError(f"{path} row {number} has two columns of one name: {', '.join(map(str, before))}")
+    return named
 
 
 def read_csv(path: Path, text: str) -> list[dict]:
@@ -95,7 +101,11 @@ def read_csv(path: Path, text: str) -> list[dict]:
     csv.field_size_limit(2**31 - 1)
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
-    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names = [name.strip().lower() for name in reader.fieldnames or () if name.strip()]
+    if len(set(names)) < len(names):
+        raise InputError(f"{path} has two columns of one name: {', '.join(names)}")
+    rows = list(reader)
     for number, row in enumerate(rows, 1):
         if None in row:
             raise InputError(
@@ -137,10 +147,14 @@ def answer_text(row: dict, where: str) -> str:
     value = row.get(name)
     if isinstance(value, str) and re.match(r"\s*\[\s*[\"']", value):
         value = text_list(row, name, where)
+    for part in value if isinstance(value, (list, tuple)) else (value,):
+        kind = "an object" if isinstance(part, dict) else f"of type {type(part).__name__}"
+        if isinstance(part, bool) or not isinstance(part, (str, int, float, Decimal, list, tuple, type(None))):
+            raise InputError(f"{where}: the answer is {kind}, not a text or a number")
+        if isinstance(part, (float, Decimal)) and math.isinf(part):
+            raise InputError(f"{where}: the answer is {part}: write what a response would state, as a text")
     if isinstance(value, (list, tuple)):
         value = ", ".join(map(str, value))
-    if isinstance(value, dict):
-        raise InputError(f"{where}: the answer is an object, not a text")
     text = cell({"answer": value}, "answer")
     return "" if text.lower() in MISSING else text
 
@@ -153,7 +167,9 @@ def question_text(row: dict, where: str) -> str:
             value = json.loads(value)
         except ValueError:
             pass
-    if not isinstance(value, list):
+    if not isinstance(value, (str, list)):
+        raise InputError(f"{where}: the question is of type {type(value).__name__}, not a text")
+    if isinstance(value, str):
         return cell(row, *QUESTION_COLUMNS)
     turns = [(m.get("role"), m.get("content")) if isinstance(m, dict) else (None, None) for m in value]
     if [role for role, _ in turns] not in (["user"], ["system", "user"]) or not all(
@@ -202,12 +218,12 @@ def to_problem(row: dict, where: str, tests_in_prompt: int) -> Problem:
     question = question_text(row, where)
     if not question:
         raise InputError(f"{where}: the question is empty")
-    level = re.search(r"\d+", cell(row, "level"))
+    level = re.search(r"\d{1,9}", cell(row, "level"))
     level, subject = int(level[0]) if level else None, cell(row, "subject", "type")
     if any(name in row for name in CODE_COLUMNS):
         reference = cell(row, *REFERENCE_COLUMNS).replace("\r\n", "\n")
-        if "entry_point" in row and reference:
-            reference = f"{row['prompt']}{row['canonical_solution']}"
+        if "entry_point" in row and row.get("canonical_solution"):  # the rest of a function that the prompt begins
+            reference = f"{row.get('prompt') or ''}{row['canonical_solution']}"
         try:
             tests, setup_code, shown = code_tests(row, where, tests_in_prompt)
             split_tests(tests, setup_code, defined_names(reference))
@@ -362,9 +378,8 @@ def load_train_and_eval(
     training = load_problems(dataset, split, min_level=min_level, tests_in_prompt=tests_in_prompt)
     held_out = load_problems(eval_dataset, eval_split, tests_in_prompt=tests_in_prompt, leave_out=True)
     seen = {key for problem in held_out for key in identity(problem)}
-    generated = (
-        dataset == eval_dataset and dataset in GENERATED
-    )  # their splits share short calls such as keys(3), but no question
+    # Their splits share short calls such as keys(3), but no question.
+    generated = dataset == eval_dataset and dataset in GENERATED and split != eval_split
     training = [problem for problem in training if generated or not seen & identity(problem)]
     if not training:
         raise InputError(f"every problem of {dataset} ({split}) is in the evaluation set {eval_dataset} ({eval_split})")

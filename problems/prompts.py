@@ -31,6 +31,7 @@ SOLVE_CODE = "Write the program in Python. Put all of it in one ```python block.
 CHECK_CODE = "Check the program line by line and point out the first mistake, if there is one. Do not write the rest."
 REFINE_CODE = "Write the program again, using the feedback. Put all of it in one ```python block."
 SELF_CORRECT_CODE = "There may be a mistake in your program. Write it again. Put all of it in one ```python block."
+SHOW_ONCE = "the tokenizer's chat template must show the last message once: --no-chat-template does"
 
 
 def demonstration(question: str, response: str) -> Messages:
@@ -68,7 +69,7 @@ def instruct(problems: list[Problem], args) -> list[Problem]:
         if text is not None and text.endswith(".txt"):
             try:
                 texts[name] = Path(text).read_text(encoding="utf-8").rstrip("\n")
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise InputError(f"--{name}-prompt {text} cannot be read: {error}") from error
     return [replace(problem, instructions=Instructions(**texts)) for problem in problems]
 
@@ -91,7 +92,7 @@ def load_template(name: str, problems: list[Problem]) -> Messages:
         raise InputError(f"unknown --prompt-template {name}: choose {names}, or a .json file with a list of messages")
     try:
         messages = json.loads(Path(name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"--prompt-template {name} cannot be read as JSON: {error}") from error
     if not isinstance(messages, list):
         raise InputError(f"--prompt-template {name} is not a list of messages")
@@ -229,7 +230,7 @@ def encode_prompt(tokenizer, messages: Messages, statement: str = "") -> tuple[l
         return ids, len(ids)
     ends = [index for index in range(1, len(parts), 2) if not parts[index]]
     if len(ends) != 1:
-        raise InputError("the tokenizer's chat template must show the last message once: --no-chat-template does")
+        raise InputError(SHOW_ONCE)
     (end,) = ends
     rest = parts[end + 1].lstrip()  # the blank line after the statement belongs to it
     parts[end - 1] += parts[end + 1][: len(parts[end + 1]) - len(rest)]
@@ -259,7 +260,10 @@ def check_lengths(
     tokenizer, prompts: list[Messages], problems: list[Problem], room: int, config, flag: str
 ) -> list[str]:
     """The rendered prompts. Raises InputError for the first that leaves less than `room` tokens of the context."""
-    context = context_length(config)
+    context, mark = context_length(config), "1020304"
+    for messages in prompts[:1]:
+        if mark not in render(tokenizer, [*messages[:-1], messages[-1] | {"content": mark}]):
+            raise InputError(f"{flag}: {SHOW_ONCE}")
     texts = [render(tokenizer, messages) for messages in prompts]
     for problem, messages, text in zip(problems, prompts, texts):
         if len(text.encode()) + room > context:  # a prompt has fewer tokens than bytes

@@ -18,7 +18,7 @@ from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoToken
 
 EMBEDDED_MODELS = ("tiny", "tiny/countdown", "tiny/functions", "tiny/conventions", "tiny/answered", "tiny/styled")
 __all__ = ["EMBEDDED_MODELS", "base_model", "embedded_model", "load_lm", "load_tensors", "model_source", "not_loaded"]
-__all__ += ["save_tensors"]
+__all__ += ["incomplete", "save_tensors"]
 THINKING = ("<think>", "</think>")
 ROOT = Path(__file__).parents[1]
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of logits that are computed in two ways, beside the largest
@@ -39,7 +39,8 @@ def model_source(name: str) -> str:
 
 def not_loaded(flag: str, name: str, error: Exception) -> InputError:
     """What to raise where a model cannot be loaded: the first line of the library's error, whatever its type is."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    reason = " ".join([lines[0], *lines[1:2]]) if lines[0].endswith(":") else lines[0]
     reason = reason if Path(model_source(name)).is_dir() else f"there is no such folder, and from the hub: {reason}"
     return InputError(f"{flag} {name} cannot be loaded: {reason}")
 
@@ -105,9 +106,13 @@ def base_model(source: str) -> str | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        itself = Path(base).resolve() == path.parent.resolve()
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError("its adapter_config.json is damaged") from error
+    if itself:
+        raise ValueError("its adapter_config.json names the adapter itself as the model that it is made for")
+    return base
 
 
 def load_whole(run, name: str, flag: str, merged: bool = True):
@@ -134,12 +139,13 @@ def load_whole(run, name: str, flag: str, merged: bool = True):
             return model.requires_grad_(False), tokenizer
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         switch_off_noise(config)
-        loading = {"config": config, "dtype": run.dtype, "trust_remote_code": False}
-        model = AutoModelForCausalLM.from_pretrained(source, **loading).to(run.device)
+        loading = {"config": config, "dtype": run.dtype, "trust_remote_code": False, "output_loading_info": True}
+        model, found = AutoModelForCausalLM.from_pretrained(source, **loading)
+        model = model.to(run.device)
         tokenizer = load_tokenizer(run, source)
         if model.device.type == "cpu":
             quicken(model)
-        flaw = unsupported(model, tokenizer)
+        flaw = incomplete(model, found) or unsupported(model, tokenizer)
     except InputError:
         raise
     except Exception as error:  # a missing folder, no network, a file cut short: each library raises its own types
@@ -210,6 +216,19 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
+def incomplete(model, found: dict[str, set[str]]) -> str | None:
+    """What its files have too little or too much, or None: the library draws missing weights at random and says so in
+    a warning. found: its loading info. A part beside the model, such as a value head, may be left out."""
+    extra = {key for key in found["unexpected_keys"] if key.startswith(f"{model.base_model_prefix}.")}
+    extra = {key for key in extra if key.endswith(".weight")}  # older files hold buffers too
+    missing = {key for key in found["missing_keys"] if "pooler" not in key}  # which nobody here asks
+    for what, keys in (("lacks weights", missing), ("has weights that its config.json does not", extra)):
+        if keys:
+            more = f" and {len(keys) - 1} more" * (len(keys) > 1)
+            return f"{what}: {min(keys)}{more}; its files do not belong together"
+    return None
+
+
 def unsupported(model, tokenizer) -> str | None:
     """What keeps the scripts from training a model, or None.
 
@@ -221,6 +240,8 @@ def unsupported(model, tokenizer) -> str | None:
         return "has no end-of-sequence token: neither its tokenizer nor its generation_config.json names one"
     if max({*named, tokenizer.pad_token_id or 0}) >= size:
         return f"has an end or pad token beyond the {size} rows of its embedding: resize_token_embeddings makes room"
+    if tokenizer.vocab_size > size:
+        return f"has {size} rows in its embedding, but its tokenizer has {tokenizer.vocab_size} tokens: it is another's"
     tokens = torch.arange(1, 6, device=model.device)[None] % size  # (1, 5)
     padded, mask = (torch.nn.functional.pad(part, (2, 0)) for part in (tokens, torch.ones_like(tokens)))  # (1, 7)
     position_ids = (mask.cumsum(1) - 1).clamp(min=0)  # (1, 7)

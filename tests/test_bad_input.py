@@ -352,12 +352,16 @@ def test_from_the_shell(tmp_path):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("script", [mlmt_rl, rl_guided_score], ids=lambda script: script.__name__)
-def test_a_template_without_the_question_is_refused_at_the_start(small, refused, tmp_path, script):
+@pytest.mark.parametrize(
+    ("script", "flag"),
+    [(mlmt_rl, "feedback_lm"), (rl_guided_score, "feedback_lm"), (score, "policy_lm"), (grpo, "policy_lm")],
+    ids=lambda part: getattr(part, "__name__", part),
+)
+def test_a_template_without_the_question_is_refused_at_the_start(small, refused, tmp_path, script, flag):
     """Red if a template in which the question's end cannot be found is met in the first rollout only."""
     shutil.copytree(REPO / "tiny", tmp_path / "silent", ignore=shutil.ignore_patterns("functions"))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "silent")
     tokenizer.chat_template = "{{ messages[0].role }}"
     tokenizer.save_pretrained(tmp_path / "silent")
-    error = refused(small(script=script, feedback_lm=str(tmp_path / "silent")))
+    error = refused(small(script=script, **{flag: str(tmp_path / "silent")}))
     assert "must show the last message once: --no-chat-template" in error

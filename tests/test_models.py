@@ -11,8 +11,10 @@ import torch
 import transformers
 from conftest import read_jsonl
 from test_bad_input import refused  # noqa: F401
+from safetensors.torch import load_file, save_file
 from tokenizers import processors
 
+import archer
 import common
 import mlmt_rl
 import runs
@@ -227,6 +229,62 @@ def test_a_template_that_refuses_a_role(small, refused, tmp_path):  # noqa: F811
     tokenizer.save_pretrained(tmp_path / "model")
     error = refused(small(policy_lm=str(tmp_path / "model")))
     assert "refuses these messages: Only system messages, please; --no-chat-template goes without it" in error
+
+
+# ---- files that do not belong together -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rename", "config", "reason"),
+    [
+        (lambda key: f"module.{key}", {}, "lacks weights: lm_head.weight and "),
+        (lambda key: None if key == "model.layers.0.mlp.down_proj.weight" else key, {}, "0.mlp.down_proj.weight; its"),
+        (lambda key: key, {"num_hidden_layers": 5}, "lacks weights: model.layers.4.input_layernorm.weight and 8 more"),
+        (lambda key: key, {"num_hidden_layers": 3}, "has weights that its config.json does not: model.layers.3.input"),
+        (lambda key: key, {"model_type": "gpt2"}, "lacks weights: "),
+    ],
+    ids=["prefix", "one is missing", "more layers", "fewer layers", "another type"],
+)
+def test_weights_that_are_not_all_there_are_refused(tmp_path, rename, config, reason):
+    """Red if the library fills the gap with random numbers, or leaves layers out, and training starts from that."""
+    folder = tmp_path / "model"
+    shutil.copytree(REPO / "tiny", folder, ignore=lambda path, names: [n for n in names if (Path(path) / n).is_dir()])
+    weights = load_file(folder / "model.safetensors")
+    renamed = {rename(key): value for key, value in weights.items() if rename(key)}
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    before = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(before | config))
+    with pytest.raises(common.InputError) as error:
+        loaded(str(folder))
+    assert reason in str(error.value) and str(error.value).endswith("its files do not belong together")
+    if not config:  # of another type an encoder has other names
+        with pytest.raises(common.InputError, match="--critic-lm .* lacks weights"):
+            archer.load_encoder(str(folder), "cpu")
+
+
+def test_a_part_beside_the_model_may_be_left_out(tmp_path):
+    """Red if a value head beside a model's own weights keeps it from being read."""
+    folder = Path(saved(tmp_path / "model", model_of("Llama")))
+    weights = load_file(folder / "model.safetensors") | {"v_head.summary.weight": torch.zeros(1, 32)}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert loaded(str(folder))[0].config.model_type == "llama"
+
+
+def test_the_tokenizer_of_a_larger_model_is_refused(tmp_path):
+    """Red if its ids are met in the first rollout, where the embedding has no row for them."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(REPO / "tiny/conventions")
+    folder = saved(tmp_path / "model", model_of("Llama"), tokenizer)
+    with pytest.raises(common.InputError, match="has 392 rows in its embedding, but its tokenizer has 698 tokens"):
+        loaded(folder)
+
+
+def test_an_adapter_of_itself_is_refused(tmp_path):
+    """Red if the model that it is made for is looked for without end."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    with pytest.raises(common.InputError, match="names the adapter itself"):
+        loaded(str(folder))
 
 
 # ---- texts that are none -------------------------------------------------------------------------------------------
