@@ -157,7 +157,8 @@ def load_trainer(path: Path) -> dict:
     if list(path.parent.parent.glob("checkpoint-*/trainer.pt")) not in ([], [path]):
         advice = f"delete {path.parent} to resume from the checkpoint before it"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        trainer = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: trainer[name] for name in ("iteration", "seconds", "state", "rng")} | trainer
     except FileNotFoundError as error:
         raise common.InputError(f"{path} is missing (older checkpoints hold no optimisers): {advice}") from error
     except Exception as error:  # a file cut short fails in the zip reader or in the unpickler

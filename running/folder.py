@@ -63,9 +63,13 @@ def write_rows(path: Path, rows: list[dict]) -> None:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows of a .jsonl file; none if it does not exist. A last line that a kill cut short is left out."""
+    """The rows of a .jsonl file; none if it does not exist. A last line that a kill cut short is left out. Raises
+    ValueError."""
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    rows = [json.loads(line) for line in lines]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a line is no object")
+    return rows
 
 
 def sync(paths: Iterable[Path]) -> None:
@@ -143,10 +147,10 @@ def find_folder(run, default: str) -> None:
         try:
             if name == "config.json":
                 run.config = json.loads((folder / name).read_text(encoding="utf-8"))
-                before = run.config["args"]
+                before = {**run.config["args"]}
             else:
                 read_rows(folder / name)
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder / name} is damaged, so the run cannot be resumed: {error}") from error
     for key, now in identity(run.script).items():
         if run.config.get(key, now) != now:
@@ -163,6 +167,21 @@ def find_folder(run, default: str) -> None:
             schedule = " and a learning rate that falls until then" if key == "iterations" else ""
             raise InputError(f"--{key.replace('_', '-')} {now_and_then}{schedule}")
     run.resumed = last_checkpoint(folder)
+    if run.resumed:
+        check_rows(folder, int(run.resumed.name[-6:]), now["iterations"])
+
+
+def check_rows(folder: Path, done: int, iterations: int) -> None:
+    """Raises InputError where the files do not tell the whole story up to the last checkpoint, or there is no more."""
+    rows = {name: [row.get("iteration") for row in read_rows(folder / name)] for name in ROW_FILES}
+    whole = {"metrics.jsonl": list(range(done + 1)), "checkpoints.jsonl": [done]}
+    for name, found in rows.items():
+        expected, here = whole.get(name, []), [i for i in found if isinstance(i, int) and i <= done]
+        if not all(isinstance(i, int) for i in found) or here[len(here) - len(expected) :] != expected:
+            reason = f"it does not lead up to checkpoint-{done:06d}"
+            raise InputError(f"{folder / name} is damaged, so the run cannot be resumed: {reason}")
+    if iterations < done:
+        raise InputError(f"--iterations {iterations}: the run in {folder} has done {done}")
 
 
 def identity(script: Path) -> dict[str, str]:

@@ -86,12 +86,43 @@ def test_a_lock_file_that_its_owner_took_along_is_no_lock(tmp_path):
     folder.release(run)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("metrics.jsonl", None, "does not lead up to checkpoint-000012"),
+        ("metrics.jsonl", '{"iteration": 0}\n', "does not lead up to checkpoint-000012"),
+        ("metrics.jsonl", "1\n", "a line is no object"),
+        ("episodes.jsonl", '{"a": 1}\n', "does not lead up"),
+        ("checkpoints.jsonl", None, "does not lead up"),
+        ("config.json", '{"args": []}', "is damaged"),
+        ("config.json", "[]", "is damaged"),
+    ],
+)
+def test_a_folder_that_does_not_tell_the_whole_story_is_not_resumed(copied, refused, tmp_path, name, text, reason):  # noqa: F811
+    """Red if a run goes on without its past, or ends in a traceback where it is used."""
+    path = tmp_path / "run" / name
+    path.unlink() if text is None else path.write_text(text)
+    error = refused(copied)
+    assert str(path) in error and "so the run cannot be resumed" in error and reason in error
+
+
+def test_what_else_is_not_resumed(copied, refused, tmp_path):  # noqa: F811
+    assert f"--iterations 9: the run in {tmp_path / 'run'} has done 12" in refused(replace(copied, iterations=9))
+    torch.save({"model": 1}, tmp_path / "run" / "checkpoint-000012" / "trainer.pt")
+    assert "trainer.pt is damaged: delete" in refused(copied)
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (tmp_path / "run" / "metrics.jsonl").mkdir()
+    assert "metrics.jsonl is damaged, so the run cannot be resumed" in refused(copied)
+
+
 def test_a_run_that_went_on_meanwhile_is_not_written_into(copied, refused, monkeypatch, tmp_path):  # noqa: F811
     """Red if a run goes on from a checkpoint that is not the newest any more when it gets the folder."""
     claim = folder.claim
 
     def claim_late(run):
         (tmp_path / "run" / "checkpoint-000013").mkdir()
+        for name in ("metrics.jsonl", "checkpoints.jsonl"):
+            common.write_rows(tmp_path / "run" / name, [{"iteration": 13}])
         claim(run)
 
     monkeypatch.setattr(folder, "claim", claim_late)
