@@ -14,6 +14,7 @@ import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Annotated
 
 import common
@@ -40,14 +41,20 @@ NO_DIFFERENCE += ("wandb_project",)
 
 def load_run(folder: Path) -> dict:
     """What a run folder holds so far. Raises InputError if it is none, or if a file of it is damaged."""
-    if not (folder / "config.json").is_file() or not (folder / "metrics.jsonl").is_file():
-        raise common.InputError(f"{folder} is no run folder: it has no config.json or no metrics.jsonl")
     try:
+        if not (folder / "config.json").is_file() or not (folder / "metrics.jsonl").is_file():
+            raise FileNotFoundError("it has no config.json or no metrics.jsonl")
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         flags = config["args"]
         rows, episodes = (common.read_rows(folder / name) for name in ("metrics.jsonl", "episodes.jsonl"))
-        [row["iteration"] for row in rows + episodes]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not all(isinstance(row["iteration"], int) for row in rows + episodes):
+            raise ValueError("an iteration is no number")
+        if not all(isinstance(value, (int, float, NoneType)) for row in rows for value in row.values()):
+            raise ValueError("a metric is no number")
+        {**flags}, shlex.split(config.get("command") or ""), (config.get("git_commit") or "")[:10]
+    except FileNotFoundError as error:
+        raise common.InputError(f"{folder} is no run folder: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise common.InputError(f"{folder} cannot be drawn, a file of it is damaged: {error!r}") from error
     return {"name": str(folder), "flags": flags, "rows": rows, "episodes": episodes, "config": config}
 
@@ -161,6 +168,8 @@ def sample_episodes(groups: list[dict], budget: int) -> tuple[dict, int, int]:
 def main(args: Args) -> None:
     if not Path(args.output).absolute().parent.is_dir():
         raise common.InputError(f"--output {args.output}: there is no folder {Path(args.output).parent}")
+    if not 0 < args.max_megabytes < 1000:
+        raise common.InputError(f"--max-megabytes {args.max_megabytes} must be above 0 and below 1000")
     folders = [Path(path) for pattern in args.runs for path in (sorted(glob.glob(pattern)) or [pattern])]
     runs = []
     for folder in dict.fromkeys(folders):

@@ -288,6 +288,9 @@ def main(args: Args) -> None:
     if any(problem.tests for problem in problems):
         raise common.InputError(f"--dataset {args.dataset} holds programs: the traits are those of a worked solution")
     solutions = solution_pairs(args) if "oracle" in stages else []
+    m = int(len(solutions) * (1 - args.test_fraction))  # pairs that the oracle learns from
+    if "oracle" in stages and m < 2:
+        raise common.InputError(f"--oracle-pairs and --test-fraction leave {m} of {len(solutions)} pairs: it needs two")
     template = common.load_template(args.prompt_template, problems)
     runs.find_folder(run, "")
     solver, tokenizer = runs.load_lm(run, args.policy_lm or runs.EMBEDDED_MODELS[-1], "--policy-lm")
@@ -306,7 +309,7 @@ def main(args: Args) -> None:
     path = run.folder / "oracle.safetensors"
     if "oracle" in stages and not path.is_file():
         chosen, rejected = (phi([""] * len(texts), texts) for texts in map(list, zip(*solutions)))  # (m, d)
-        groups, m = torch.zeros(len(solutions), dtype=torch.long), int(len(solutions) * (1 - args.test_fraction))
+        groups = torch.zeros(len(solutions), dtype=torch.long)
         flags = replace(args, method="uniform", reward_lr=args.oracle_lr, epochs=args.oracle_epochs, squash="none")
         oracle = fit(chosen[:m], rejected[:m], groups[:m], 1, flags)
         runs.save_tensors(path, oracle)

@@ -240,6 +240,11 @@ def draw(results: list[dict], path: Path) -> None:
 
 
 def main(args: Args) -> None:
+    unknown = [script for script in args.only if script not in ABLATIONS]
+    if unknown or not args.only or not args.seeds or args.workers < 1:
+        sys.exit(f"error: --only takes some of {' '.join(ABLATIONS)}, --seeds and --workers one or more")
+    if args.folder.exists() and not args.folder.is_dir():
+        sys.exit(f"error: --folder {args.folder} is no folder")
     args.folder.mkdir(parents=True, exist_ok=True)
     jobs = [(script, detail, seed) for script in args.only for detail in ABLATIONS[script] for seed in args.seeds]
     results = []

@@ -474,6 +474,15 @@ def run_all(name: str, jobs: list[Job], args: Args) -> list[dict]:
 
 
 def main(args: Args) -> None:
+    for name in ("experiments", "tasks", "rates", "seeds", "iterations", "problems", "workers"):
+        value = getattr(args, name)
+        if value == () or isinstance(value, int) and value < 1:
+            sys.exit(f"error: --{name} must not be {value or 'empty'}")
+    for value in (*args.rates, *args.kls):
+        if not re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", value):
+            sys.exit(f"error: --rates and --kls take numbers, and {value!r} is none")
+    if args.folder.exists() and not args.folder.is_dir():
+        sys.exit(f"error: --folder {args.folder} is no folder")
     if args.quick and args.publish:
         sys.exit("error: --quick trains too little to be published: leave out one of --quick and --publish")
     if args.quick:

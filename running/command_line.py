@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import os
 import re
 import shlex
@@ -40,7 +41,7 @@ def parse(Args, description: str, default=None):
                 print(narrow(description))
             nested = tyro.cli(dataclasses.make_dataclass("Flags", groups), description="")
         finally:
-            sys.stdout.flush()  # --help leaves by SystemExit
+            print(end="", flush=True)  # --help leaves by SystemExit
     except BrokenPipeError:
         leave_quietly()
     return Args(**{name: value for group in vars(nested).values() for name, value in vars(group).items()})
@@ -92,13 +93,19 @@ MAY_BE_ZERO += ("tests_in_prompt", "warmup_iterations", "dynamic_sampling", "ove
 def check_args(args) -> None:
     """Raises InputError for sizes and rates that cannot work, in any script."""
     for field in fields(args):
-        value = getattr(args, field.name)
-        for text in value if isinstance(value, tuple) else (value,):
-            if isinstance(text, str) and text.encode(errors="replace") != text.encode(errors="surrogatepass"):
-                raise InputError(f"--{field.name.replace('_', '-')} {ascii(text)} is not UTF-8")
+        value, flag = getattr(args, field.name), f"--{field.name.replace('_', '-')}"
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, str) and item.encode(errors="replace") != item.encode(errors="surrogatepass"):
+                raise InputError(f"{flag} {ascii(item)} is not UTF-8")
+            if item == "" and value != field.default and not field.name.endswith(("_prompt", "_strings")):
+                raise InputError(f"{flag} is empty: give it a value, or leave it out")
+            if isinstance(item, float) and not math.isfinite(item):
+                raise InputError(f"{flag} must not be {item}")
         lowest = 0 if isinstance(value, float) or field.name in MAY_BE_ZERO else 1
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not lowest <= value < 2**32:
-            raise InputError(f"--{field.name.replace('_', '-')} must not be {value}")
+            raise InputError(f"{flag} must not be {value}")
+    if Path(getattr(args, "exp_name", "x")).name != getattr(args, "exp_name", "x"):
+        raise InputError(f"--exp-name {args.exp_name} is part of a folder's name, and may hold no slash")
     if "" in getattr(args, "stop_strings", ()):
         raise InputError("--stop-strings: an empty text ends every response before it begins")
     training = hasattr(args, "adam_betas")
@@ -106,6 +113,8 @@ def check_args(args) -> None:
         raise InputError(f"--adam-betas {' '.join(map(str, args.adam_betas))} must be in [0, 1)")
     if training and not args.temperature > 0:
         raise InputError(f"--temperature {args.temperature} must be above 0: nothing is learned from greedy responses")
+    if 0 < args.temperature < 0.01:
+        raise InputError(f"--temperature {args.temperature} must be at least 0.01")
     if not 0 < args.top_p <= 1:
         raise InputError(f"--top-p {args.top_p} must be in (0, 1]")
     for name in ("tau", "offline_first_turn", "gae_lambda", "gamma", "min_lr_ratio", "proportion", "test_fraction"):
@@ -138,8 +147,10 @@ def run(main, args, script: str):
     """Runs a script's main; a user's mistake, no sandbox and Ctrl-C end in one line, with exit codes 2, 2 and 130."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the script had it end the imports without a word
     try:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.reconfigure(errors="backslashreplace")  # of a terminal that knows ASCII alone
         result = main(args)
-        sys.stdout.flush()
+        print(end="", flush=True)
         return result
     except (InputError, SandboxError) as error:
         if first_here():

@@ -4,6 +4,7 @@ One process at a time writes into it: it holds a lock while it lives. config.jso
 run is of, with which flags and prompts; a run is not resumed with others. No torch here: report.py reads runs too.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -45,6 +46,8 @@ def write_file(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 

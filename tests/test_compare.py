@@ -255,6 +255,23 @@ def test_a_run_that_fails_ends_the_rest(tmp_path, monkeypatch):
         compare.main(compare.Args(folder=tmp_path, quick=True, publish=True))
 
 
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"seeds": ()}, "--seeds must not be empty"),
+        ({"rates": ()}, "--rates must not be empty"),
+        ({"workers": 0}, "--workers must not be"),
+        ({"kls": ("much",)}, "--rates and --kls take numbers, and 'much' is none"),
+        ({"folder": Path(__file__)}, "test_compare.py is no folder"),
+    ],
+    ids=str,
+)
+def test_wrong_flags_are_found_before_the_first_run(tmp_path, flags, sentence):
+    with pytest.raises(SystemExit, match=sentence):
+        compare.main(compare.Args(**{"folder": tmp_path / "runs"} | flags))
+    assert not list(tmp_path.iterdir())
+
+
 def test_time_left_counts_what_is_not_done(tmp_path, monkeypatch, capsys):
     """Two of five runs are there already: after one more, of two minutes, two are left."""
     minutes, args = [0.0], compare.Args(folder=tmp_path, workers=1)

@@ -363,6 +363,8 @@ def test_comparison_of_solvers_in_one_folder(tmp_path, capsys):
         ({"samples": 0}, "--samples must not be 0"),
         ({"temperature": -1.0}, "--temperature must not be -1.0"),
         ({"top_p": 0.0}, "--top-p 0.0"),
+        ({"solver": ("tiny", "")}, "--solver is empty"),
+        ({"feedback": ""}, "--feedback is empty"),
         ({"temperature": 0.0, "samples": 2}, "add --samples 1"),
         ({"stop_strings": ("",)}, "an empty text ends every response"),
         ({"max_new_tokens": 9000}, "tokens, but the model of --solver tiny reads 8192"),

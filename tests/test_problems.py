@@ -1,6 +1,7 @@
 """Loading problems, rendering prompts, and one iteration on real data sets."""
 
 import csv
+import datetime
 import json
 import re
 from pathlib import Path
@@ -221,6 +222,46 @@ def test_a_conversation_as_the_question(tmp_path):
             load_all(tmp_path, {"prompt": value, "answer": "2"})
 
 
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"question": float("nan"), "answer": "2"}, "the question is of type float, not a text"),
+        ({"question": {"text": "What?"}, "answer": "2"}, "the question is of type dict, not a text"),
+        ({"question": "1 + 1?", "answer": True}, "the answer is of type bool, not a text or a number"),
+        ({"question": "1 + 1?", "answer": {"a": 1}}, "the answer is an object, not a text"),
+        ({"question": "1 + 1?", "answer": ["2", None, False]}, "the answer is of type bool"),
+        ({"question": "1 + 1?", "answer": float("-inf")}, "the answer is -inf: write what a response would state"),
+        ({"question": "1 + 1?", "Question": "2 + 2?", "answer": "2"}, "two columns of one name"),
+        ({"question": "f", "entry_point": "f", "test": "def check(f): pass", "solution": "x"}, "check asserts nothing"),
+        ({"question": "f", "input_output": "[" * 100_000}, "input_output is nested too deeply"),
+    ],
+    ids=str,
+)
+def test_cells_that_are_no_text(tmp_path, row, reason):
+    """Red if Python's name of a value becomes a question, or a gold that no response states."""
+    with pytest.raises(common.InputError, match=reason):
+        load_all(tmp_path, row)
+
+
+def test_parquet_cells_that_are_no_text(tmp_path):
+    """Red if the gold of a date is a difference: 2020-01-01 is 2018."""
+    for value, kind in ((datetime.date(2020, 1, 1), "date"), (b"2", "bytes")):
+        table = pyarrow.table({"question": ["When?"], "answer": [value]})
+        pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+        with pytest.raises(common.InputError, match=f"row 1: the answer is of type {kind}"):
+            common.load_problems(str(tmp_path / "rows.parquet"), "all")
+
+
+@pytest.mark.parametrize("dataset", ["arithmetic", "functions", "countdown", "conventions"])
+def test_nothing_of_a_generated_evaluation_set_is_trained_on(dataset):
+    """Red if its test split can be trained on, or if the train split loses problems that the test split has not."""
+    for split in ("test", "train"):
+        with pytest.raises(common.InputError, match="every problem of .* is in the evaluation set"):
+            common.load_train_and_eval(dataset, split, dataset, split, 5)
+    training, held_out = common.load_train_and_eval(dataset, "test", dataset, "train", 5)
+    assert len(held_out) == 5 and len(training) == len(common.load_problems(dataset, "test"))
+
+
 TABLE = "question,answer\nWas kostet es?,½\n"
 TABLES = {
     "semicolon.csv": TABLE.replace(",", ";").encode(),
@@ -245,6 +286,8 @@ def test_tables_as_programs_save_them(tmp_path, name):
     ("content", "message"),
     [
         (TABLE.encode("cp1252"), r"a.csv is not UTF-8 \(line 2\): save it with the encoding UTF-8"),
+        (b'question,answer\n"5+1?,6\n6+1?,7\n"7+1?",8\n', "a.csv cannot be read as csv: "),
+        (b"question,answer,answer\n1?,2,3\n", "a.csv has two columns of one name: question, answer, answer"),
         (b"question,answer\n1, 2, 3?,4\n", "a.csv row 1 has more cells than the header: .* ',' in quotes"),
         (b"question;answer\nHalf of 7?;3,5\n", "a.csv row 1: the answer 3,5 may be a decimal number or two numbers"),
     ],

@@ -303,10 +303,18 @@ def test_other_folders_are_named_and_skipped(tmp_path, capsys):
     damaged = make_run(tmp_path / "damaged", [metrics(0)])
     (Path(damaged) / "metrics.jsonl").write_text('{"iteration": 0}\nnot json\n')
     (tmp_path / "empty").mkdir()
-    page = draw(tmp_path, good, damaged, str(tmp_path / "empty"), str(tmp_path / "none"))
+    others = ["damaged", "empty", "none", "flags", "metric", "number", "command"]
+    for name, row in (("flags", {}), ("metric", {"eval/accuracy_1": "high"}), ("number", {"iteration": "1"})):
+        make_run(tmp_path / name, [metrics(0) | row])
+    (tmp_path / "flags" / "config.json").write_text('{"args": []}')
+    (Path(make_run(tmp_path / "command", [])) / "config.json").write_text('{"args": {}, "command": "python \'x"}')
+    page = draw(tmp_path, good, *(str(tmp_path / name) for name in others))
     error = capsys.readouterr().err
-    assert [re.search(r"skipped: \S*/(\w+)", line)[1] for line in error.splitlines()] == ["damaged", "empty", "none"]
+    assert [re.search(r"skipped: \S*/(\w+)", line)[1] for line in error.splitlines()] == others
     assert "1 run" in page
+    for size in (float("nan"), 0.0, float("inf")):
+        with pytest.raises(common.InputError, match="--max-megabytes"):
+            draw(tmp_path, good, max_megabytes=size)
 
 
 def test_runs_of_one_folder_name_are_two(tmp_path):

@@ -409,6 +409,8 @@ def test_bad_flags_are_refused(solution_files, made, tmp_path):
         ({"socratic_dataset": "gsm"}, "unknown data set 'gsm'"),
         ({"socratic_dataset": solution_files["arithmetic"]}, "share 0 questions with two different solutions"),
         ({"policy_lm": "no/model"}, "--policy-lm no/model cannot be loaded"),
+        ({"oracle_pairs": 1}, "--oracle-pairs and --test-fraction leave 0 of 1 pairs: it needs two"),
+        ({"mixture": (1.0, 0.0, float("nan"), 1.0)}, "--mixture must not be nan"),
     ):
         with pytest.raises(common.InputError, match=message.replace(".", r"\.")):
             reward.main(reward_args(solution_files, tmp_path / "rewards", **flags))
