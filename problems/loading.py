@@ -331,7 +331,7 @@ def load_problems(
                 f"unknown data set {dataset!r}: choose {names}, or a file ending in {' '.join(FILE_TYPES)}"
             )
         if not path.is_file():
-            raise InputError(f"the file {dataset} does not exist")
+            raise InputError(f"{dataset} is no file" if path.exists() else f"the file {dataset} does not exist")
     if split not in splits:
         raise InputError(f"{dataset} has no split {split!r}: choose {' or '.join(splits)}")
     if dataset.startswith("arithmetic") and dataset in GENERATED:

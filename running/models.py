@@ -54,6 +54,8 @@ def load_lm(run, name: str, flag: str, trained_as: str | None = None):
     training, source = hasattr(run.args, "lora_rank"), model_source(name)
     rank = run.args.lora_rank if training else 0
     saved = run.resumed / trained_as if run.resumed and trained_as else None
+    if saved and not saved.is_dir():
+        raise InputError(f"{saved} is missing: delete {run.resumed} to resume from the checkpoint before it")
     sizes = vars(run).setdefault("sizes", {"models": 0, "saved": 0})  # bytes of all models, of those in checkpoints
     shared = vars(run).setdefault("shared", {})  # frozen models by name, with --lora-rank
     if source in shared:
