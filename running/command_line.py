@@ -147,8 +147,9 @@ def run(main, args, script: str):
     """Runs a script's main; a user's mistake, no sandbox and Ctrl-C end in one line, with exit codes 2, 2 and 130."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the script had it end the imports without a word
     try:
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            stream.reconfigure(errors="backslashreplace")  # of a terminal that knows ASCII alone
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")  # on a terminal that knows ASCII alone
         result = main(args)
         print(end="", flush=True)
         return result

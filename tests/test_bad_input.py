@@ -357,6 +357,14 @@ def test_from_the_shell(tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_a_terminal_that_knows_ascii_alone():
+    """Red if ± ends an evaluation in a traceback, after hours."""
+    command = [sys.executable, "-c", "import common; common.run(lambda args: print('\xb1'), None, '')"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(REPO)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("\\xb1\n", "")
+
+
 @pytest.mark.parametrize(
     ("script", "flag"),
     [(mlmt_rl, "feedback_lm"), (rl_guided_score, "feedback_lm"), (score, "policy_lm"), (grpo, "policy_lm")],
