@@ -83,7 +83,7 @@ def read_rows(path: Path) -> list[dict]:
     except UnicodeDecodeError as error:
         line = 1 + data[: error.start].count(b"\n")
         raise InputError(f"{path} is not UTF-8 (line {line}): save it with the encoding UTF-8") from error
-    except (OSError, ValueError, RecursionError, csv.Error) as error:  # ValueError: bad JSON, a broken parquet file
+    except (OSError, ValueError, RecursionError, csv.Error) as error:  # bad JSON, a broken parquet file
         raise InputError(f"{path} cannot be read as {kind[1:]}: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} is not a list of objects, one for each problem")
@@ -105,7 +105,10 @@ def read_csv(path: Path, text: str) -> list[dict]:
     names = [name.strip().lower() for name in reader.fieldnames or () if name.strip()]
     if len(set(names)) < len(names):
         raise InputError(f"{path} has two columns of one name: {', '.join(names)}")
-    rows = list(reader)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise InputError(f"{path} line {reader.reader.line_num} cannot be read as csv: {error}") from error
     for number, row in enumerate(rows, 1):
         if None in row:
             raise InputError(

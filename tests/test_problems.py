@@ -286,7 +286,7 @@ def test_tables_as_programs_save_them(tmp_path, name):
     ("content", "message"),
     [
         (TABLE.encode("cp1252"), r"a.csv is not UTF-8 \(line 2\): save it with the encoding UTF-8"),
-        (b'question,answer\n"5+1?,6\n6+1?,7\n"7+1?",8\n', "a.csv cannot be read as csv: "),
+        (b'question,answer\n"5+1?,6\n6+1?,7\n"7+1?",8\n', "a.csv line 4 cannot be read as csv: "),
         (b"question,answer,answer\n1?,2,3\n", "a.csv has two columns of one name: question, answer, answer"),
         (b"question,answer\n1, 2, 3?,4\n", "a.csv row 1 has more cells than the header: .* ',' in quotes"),
         (b"question;answer\nHalf of 7?;3,5\n", "a.csv row 1: the answer 3,5 may be a decimal number or two numbers"),
