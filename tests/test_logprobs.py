@@ -396,7 +396,7 @@ def test_dropout_is_off_and_odd_heads_are_refused(tmp_path):
     """load_lm zeroes dropout of any family; a model that caps its logits is refused instead of trained wrongly."""
     args = make_args(gradient_checkpointing=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained("tiny")
-    model = random_model("gpt2", resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5)
+    model = random_model("gpt2", vocab_size=len(tokenizer), resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5)
     model.save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
     run = types.SimpleNamespace(args=args, device="cpu", dtype=torch.float32, resumed=None)
@@ -405,7 +405,12 @@ def test_dropout_is_off_and_odd_heads_are_refused(tmp_path):
     expected = mlmt_rl.rollout_logprobs(loaded, turn, args)
     loaded.train()
     assert torch.allclose(training_logprobs(loaded, turn, range(5), args), expected, atol=1e-5)
-    sizes = SIZES | {"vocab_size": 40, "head_dim": 16, "num_key_value_heads": 2, "final_logit_softcapping": 1.0}
+    sizes = SIZES | {
+        "vocab_size": len(tokenizer),
+        "head_dim": 16,
+        "num_key_value_heads": 2,
+        "final_logit_softcapping": 1.0,
+    }
     capped = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**sizes, initializer_range=0.4))
     capped.save_pretrained(tmp_path / "gemma2")
     tokenizer.save_pretrained(tmp_path / "gemma2")
