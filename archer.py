@@ -7,7 +7,7 @@
     actor     -E_{s~D, a'~pi}[ A sum_t log pi(a'_t | s, a'_<t) ]       A = min_i Q_i(s,a') - min_i V_i(s), no gradient
               --use-baseline: token t gets A - b_t instead, where b(s, a'_<t) learns by (b_t - A)^2
 
-The verifier's reward reaches the actor through the critic alone: rollout/critic_auc says how well that one grades.
+The verifier's reward reaches the actor only through the critic: rollout/critic_auc says how well the critic grades.
 
 Paper: ArCHer (https://arxiv.org/abs/2402.19446). Run: python archer.py
 
@@ -42,72 +42,72 @@ LOGITS_CHUNK = 1024  # response tokens whose logits, (m, W) in float32, exist at
 @dataclass
 class Args:
     # ---- experiment
-    exp_name: str = "archer"  # name of the experiment, a part of the run folder's name
+    exp_name: str = "archer"  # name of the experiment, part of the run folder's name
     seed: int = 1  # seeds the sampling of responses and the order of the problems
-    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: the GPU where there is one, otherwise the CPU
+    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: a GPU if there is one, otherwise the CPU
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # of the weights; auto: bfloat16 on a GPU, else float32
     run_dir: str | None = None  # run folder; by default runs/{dataset}__{exp_name}__{seed}__{time}
-    if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, go on from its last checkpoint, or begin anew
+    if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, resume its last checkpoint, or start over
     track: bool = False  # also send the metrics to Weights & Biases (needs wandb)
     wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
     critic_lm: str | None = None  # the critic's encoder; by default roberta-base, for an embedded policy its own trunk
-    chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
-    solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
+    chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
+    solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     lora_rank: int = 0  # train adapters of this rank on all linear layers (LoRA, needs peft); 0: train all weights
-    lora_alpha: int = 32  # what an adapter adds is multiplied by lora_alpha / lora_rank
+    lora_alpha: int = 32  # an adapter's output is scaled by lora_alpha / lora_rank
     dataset: str = "functions"  # arithmetic, countdown, functions, conventions, math, gsm8k, mbpp(-sanitized), a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
-    eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
+    eval_dataset: str | None = None  # data set to evaluate on, never trained on; by default dataset
     eval_split: str = "test"  # split to evaluate on
     min_level: int | None = None  # train on problems of this level or higher only
-    tests_in_prompt: int = 1  # tests of a code problem that the models see; the others cannot be hard-coded
+    tests_in_prompt: int = 1  # tests of a code problem that the models see; the others stay hidden
 
     # ---- rollout
     rollout_size: int = 128  # episodes of one iteration (B), all sampled from the same policies
     max_new_tokens: int = 40  # longest response of the solver, in tokens
-    temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
+    temperature: float = 1.0  # sampling temperature; the log-probabilities in training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as it allows
+    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as memory allows
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
-    unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
+    unsafe_code: bool = False  # if no sandbox can be set up, run programs with limits of time and memory alone
 
     # ---- algorithm
     critic_input: Literal["joint", "separate"] = "joint"  # Q reads both as one text, or encodes each
     capacity: int = 100_000  # transitions that the replay buffer holds; the oldest are dropped first
-    warmup_iterations: int = 10  # first iterations, in which only the critic learns
+    warmup_iterations: int = 10  # first iterations, in which only the critic is trained
     critic_epochs: int = 4  # rounds of critic updates, each on as many transitions of the buffer as a rollout has
-    critic_batch_size: int = 64  # transitions of a critic step
+    critic_batch_size: int = 64  # transitions per critic step
     tau: float = 0.1  # step of the target critic towards the critic after each critic step
-    actor_epochs: int = 1  # actor steps of an iteration, each on fresh responses to problems drawn from the buffer
-    actor_batch_size: int = 64  # responses of an actor step (B)
+    actor_epochs: int = 1  # actor steps per iteration, each on fresh responses to problems drawn from the buffer
+    actor_batch_size: int = 64  # responses per actor step (B)
     use_baseline: bool = False  # subtract a token-level baseline from the advantage (in the paper, not in its code)
 
     # ---- optimisation
-    iterations: int = 40  # rollouts, each followed by the updates
+    iterations: int = 40  # rollouts, each followed by its updates
     learning_rate: float = 1e-4  # learning rate of the solver (Adam)
     critic_lr: float = 1e-3  # learning rate of the critic, its encoder included, constant from the start
     baseline_lr: float = 1e-3  # learning rate of the token-level baseline
     lr_warmup_iterations: int = 5  # the language models' learning rates rise linearly over these iterations
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
-    min_lr_ratio: float = 0.1  # where they fall, this part of them is left at the last iteration
+    min_lr_ratio: float = 0.1  # fraction of them that is left at the last iteration, where they fall
     adam_betas: tuple[float, float] = (0.9, 0.95)  # Adam's decay rates
     max_grad_norm: float = 1.0  # the gradient of each network is clipped to this norm
-    micro_batch_size: int = 64  # most sequences of one forward and backward pass (memory only)
-    tokens_per_micro_batch: int = 0  # most tokens of one, padding included (memory only); 0: no bound
+    micro_batch_size: int = 64  # most sequences in one forward and backward pass (memory only)
+    tokens_per_micro_batch: int = 0  # most tokens in one, padding included (memory only); 0: no limit
 
     # ---- logging and checkpoints
     eval_every: int = 10  # evaluate after every n-th iteration, before the first and after the last
-    eval_size: int = 200  # held-out problems of an evaluation, at most
-    eval_seed: int = 0  # seeds the sampling of every evaluation, apart from training
+    eval_size: int = 200  # most held-out problems of an evaluation
+    eval_seed: int = 0  # seeds the sampling of every evaluation, independently of training
     save_every: int = 10  # write a checkpoint after every n-th iteration, and after the last
-    keep_checkpoints: int = 2  # newest checkpoints to keep, beside the best one by training reward; 0 keeps all
-    report: bool = True  # at the end write report.html, the curves and episodes of the run, into the run folder
+    keep_checkpoints: int = 2  # newest checkpoints to keep, plus the best one by training reward; 0 keeps all
+    report: bool = True  # at the end, write report.html with the run's curves and episodes
 
 
 # ---- rollout -------------------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
-"""Evaluates any causal language model, or a checkpoint of ours, on any problems: one attempt or two, k samples of each.
+"""Evaluates a causal language model or a checkpoint of a run on any problems: one attempt or two, k samples of each.
 
     python eval.py --solver runs/RUN Qwen/Qwen2.5-1.5B-Instruct --dataset math500 gsm8k --samples 4
-    python eval.py --solver runs/RUN --as-in-training       # what training evaluated last, once more and exactly
+    python eval.py --solver runs/RUN --as-in-training       # repeats the run's last evaluation exactly
     python eval.py --compare evals/ONE evals/OTHER          # two saved evaluations, paired by problem
 
-The second turn follows a feedback model or a fixed instruction. What every figure means stands in figures.py.
-The run folder gets episodes.jsonl, block by block, and eval.json. --if-run-exists resume goes on where it stopped.
+The second turn follows a feedback model or a fixed instruction. figures.py defines every figure. Episodes are written
+to episodes.jsonl block by block, figures to eval.json at the end; --if-run-exists resume continues after a stop.
 """
 
 import json
@@ -29,26 +29,26 @@ from transformers import AutoConfig, AutoTokenizer
 class Args:
     # ---- experiment
     compare: tuple[str, str] | None = None  # compare two saved evaluations; FOLDER#2: the second solver of one
-    as_in_training: bool = False  # settings and seed of the checkpoint's own run; flags beside it win
-    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: the GPU where there is one, otherwise the CPU
+    as_in_training: bool = False  # use the settings and seed of the checkpoint's run; other flags override them
+    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: a GPU if there is one, otherwise the CPU
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # of the weights; auto: bfloat16 on a GPU, else float32
     run_dir: str | None = None  # folder of the results; by default evals/{dataset}__{eval_seed}__{time}
-    if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, go on where it was cut short, or begin anew
+    if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, continue where it stopped, or start over
 
     # ---- models and data
     solver: tuple[str, ...] = ()  # folders, hub names, run folders, checkpoints; by default the embedded model
-    feedback: str = "own"  # of turn 2: folder or hub name; own: the checkpoint's, if any; none: a fixed instruction
-    use_smart_corrections: bool = True  # turn 2 reads the feedback; without it the fixed instruction alone
-    chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
-    solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
-    feedback_prompt: str | None = None  # what asks for feedback, likewise; by default the texts of problems/prompts.py
-    refine_prompt: str | None = None  # what asks for the second attempt, likewise, with feedback or without
+    feedback: str = "own"  # for turn 2: folder or hub name; own: the checkpoint's, if any; none: a fixed instruction
+    use_smart_corrections: bool = True  # turn 2 reads the feedback; otherwise the fixed instruction alone
+    chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
+    solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
+    feedback_prompt: str | None = None  # instruction for the feedback, likewise; by default that of problems/prompts.py
+    refine_prompt: str | None = None  # instruction for the second attempt, likewise, with or without feedback
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     prompt_template: str = "none"  # none, baseline, step_by_step, concise, or a .json file: a list of messages
-    dataset: tuple[str, ...] = ("arithmetic",)  # names of the README's table of data, or files
+    dataset: tuple[str, ...] = ("arithmetic",)  # names from the README's table of data, or files
     split: str = "test"  # split to evaluate on; a file has train, test (one question in ten, by its text) and all
     limit: int | None = None  # most problems of each data set; by default all
-    tests_in_prompt: int = 1  # tests of a code problem that the models see; the others cannot be hard-coded
+    tests_in_prompt: int = 1  # tests of a code problem that the models see; the others stay hidden
     test_results: Literal["none", "verdict", "shown", "all"] = "none"  # what the feedback model is told of the attempt
     feedback_control: Literal["none", "shuffled", "verdict", "fixed"] = "none"  # what turn 2 reads instead of feedback
 
@@ -56,16 +56,16 @@ class Args:
     turns: Literal[1, 2] = 2  # attempts at each problem
     samples: int = 4  # independent episodes of each problem (k)
     temperature: float = 0.6  # sampling temperature; 0 is greedy
-    top_p: float = 0.95  # nucleus sampling: the likeliest tokens that make up so much of the probability
+    top_p: float = 0.95  # nucleus sampling: the likeliest tokens with this total probability
     max_new_tokens: int = 1024  # longest response of the solver, in tokens
     max_feedback_tokens: int = 512  # longest feedback, in tokens
     eval_seed: int = 0  # seeds the sampling
     stop_strings: tuple[str, ...] = ()  # texts that end a response (a base model's next question)
-    block_size: int = 200  # most episodes sampled, judged and written together; a cut loses one block
-    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as it allows
+    block_size: int = 200  # most episodes sampled, judged and written together; a stop loses one block
+    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as memory allows
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
-    unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
+    unsafe_code: bool = False  # if no sandbox can be set up, run programs with limits of time and memory alone
 
     # ---- figures
     feedback_quality: bool = False  # utility, specificity, utilisation, leakage (two more second turns)

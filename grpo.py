@@ -1,4 +1,4 @@
-"""GRPO: several responses to each problem; each is credited with how far its reward is above its group's mean.
+"""GRPO: several responses to each problem; each is credited with how far its reward exceeds its group's mean.
 
     x -> o_1 .. o_G ~ pi(.|x)     r_i = verify(o_i)     R_i = r_i + c_f (f_i - 1) - c_o l_i     f_i form, l_i length
     A_i = (R_i - mean R) / std R  over its group; --advantage-norm none: A_i = R_i - mean R
@@ -13,7 +13,7 @@ minimises over N groups, for all n = N G responses with their tokens t and ratio
 Papers: GRPO (https://arxiv.org/abs/2402.03300, eq. 3), DAPO (2503.14476), Dr.GRPO (2503.20783), CISPO (2506.13585).
 Run: python grpo.py. As in GRPO's paper a rollout gives one optimiser step, so that the ratio is 1. Departures from it:
 1. std is the sample's, plus 1e-4 (as in TRL), so that a nearly constant group does not divide by zero.
-2. R holds the format and the length, which the paper's verifier does not look at (--format-coef 0 leaves them out).
+2. R includes form and, with --overlong-buffer, length, which the paper's verifier ignores (--format-coef 0: no form).
 
 B responses (b of a micro-batch); P prompt, T response tokens, L both, M of all b, m of a chunk; C hidden, W vocabulary.
 """
@@ -38,41 +38,41 @@ LOGITS_CHUNK = 1024  # response tokens whose logits, (m, W) in float32, exist at
 @dataclass
 class Args:
     # ---- experiment
-    exp_name: str = "grpo"  # name of the experiment, a part of the run folder's name
+    exp_name: str = "grpo"  # name of the experiment, part of the run folder's name
     seed: int = 1  # seeds the sampling of responses and the order of the problems
-    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: the GPU where there is one, otherwise the CPU
+    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: a GPU if there is one, otherwise the CPU
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # of the weights; auto: bfloat16 on a GPU, else float32
     run_dir: str | None = None  # run folder; by default runs/{dataset}__{exp_name}__{seed}__{time}
-    if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, go on from its last checkpoint, or begin anew
+    if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, resume its last checkpoint, or start over
     track: bool = False  # also send the metrics to Weights & Biases (needs wandb)
     wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
-    chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
-    solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
+    chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
+    solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     lora_rank: int = 0  # train adapters of this rank on all linear layers (LoRA, needs peft); 0: train all weights
-    lora_alpha: int = 32  # what an adapter adds is multiplied by lora_alpha / lora_rank
+    lora_alpha: int = 32  # an adapter's output is scaled by lora_alpha / lora_rank
     dataset: str = "arithmetic"  # arithmetic, countdown, functions, conventions, math, gsm8k, mbpp(-sanitized), a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
-    eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
+    eval_dataset: str | None = None  # data set to evaluate on, never trained on; by default dataset
     eval_split: str = "test"  # split to evaluate on
     min_level: int | None = None  # train on problems of this level or higher only
-    tests_in_prompt: int = 1  # tests of a code problem that the models see; the others cannot be hard-coded
+    tests_in_prompt: int = 1  # tests of a code problem that the models see; the others stay hidden
     prompt_template: str = "none"  # none, baseline, step_by_step, concise, or a .json file: a list of messages
 
     # ---- rollout
     groups_per_batch: int = 8  # problems of one iteration (N)
     group_size: int = 8  # responses to each problem (G)
     max_new_tokens: int = 40  # longest response of the solver, in tokens
-    temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
+    temperature: float = 1.0  # sampling temperature; the log-probabilities in training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as it allows
+    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as memory allows
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
-    unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
+    unsafe_code: bool = False  # if no sandbox can be set up, run programs with limits of time and memory alone
 
     # ---- algorithm
     advantage_norm: Literal["std", "none"] = "std"  # divide by the group's standard deviation (GRPO), or not (Dr.GRPO)
@@ -83,31 +83,31 @@ class Args:
     dynamic_sampling: int = 0  # DAPO: drop groups all right or all wrong, sampling up to N rounds for a full batch
     kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.04  # beta1 (MLMT-RL: beta_L): weight of the KL
     kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k3_loss"  # k1: in the return; k2, k3: a loss
-    format_coef: float = 0.1  # c_f: penalty of a response that does not end, or not in the form asked for
+    format_coef: float = 0.1  # c_f: penalty for a response that does not end, or lacks the form asked for
     overlong_buffer: int = 0  # last tokens over which the penalty for length rises to overlong_coef; 0: none
     overlong_coef: float = 1.0  # c_o, the largest penalty for length
 
     # ---- optimisation
-    iterations: int = 40  # rollouts, each followed by the updates
+    iterations: int = 40  # rollouts, each followed by its updates
     learning_rate: float = 2e-4  # learning rate of the solver (Adam)
     lr_warmup_iterations: int = 5  # the language models' learning rates rise linearly over these iterations
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
-    min_lr_ratio: float = 0.1  # where they fall, this part of them is left at the last iteration
+    min_lr_ratio: float = 0.1  # fraction of them that is left at the last iteration, where they fall
     adam_betas: tuple[float, float] = (0.9, 0.95)  # Adam's decay rates
     max_grad_norm: float = 1.0  # the gradient of each network is clipped to this norm
-    num_minibatches: int = 1  # optimiser batches (and steps) that a rollout is split into
+    num_minibatches: int = 1  # optimiser batches, and steps, of one pass over a rollout
     update_epochs: int = 1  # passes over a rollout
-    micro_batch_size: int = 16  # most sequences of one forward and backward pass (memory only)
-    tokens_per_micro_batch: int = 0  # most tokens of one, padding included (memory only); 0: no bound
+    micro_batch_size: int = 16  # most sequences in one forward and backward pass (memory only)
+    tokens_per_micro_batch: int = 0  # most tokens in one, padding included (memory only); 0: no limit
 
     # ---- logging and checkpoints
     eval_every: int = 10  # evaluate after every n-th iteration, before the first and after the last
-    eval_size: int = 200  # held-out problems of an evaluation, at most
+    eval_size: int = 200  # most held-out problems of an evaluation
     greedy_eval: bool = True  # evaluate greedily too
-    eval_seed: int = 0  # seeds the sampling of every evaluation, apart from training
+    eval_seed: int = 0  # seeds the sampling of every evaluation, independently of training
     save_every: int = 10  # write a checkpoint after every n-th iteration, and after the last
-    keep_checkpoints: int = 2  # newest checkpoints to keep, beside the best one by training reward; 0 keeps all
-    report: bool = True  # at the end write report.html, the curves and episodes of the run, into the run folder
+    keep_checkpoints: int = 2  # newest checkpoints to keep, plus the best one by training reward; 0 keeps all
+    report: bool = True  # at the end, write report.html with the run's curves and episodes
 
 
 # ---- rollout -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""InTRO: a model that is shown the answer teaches itself, without it, token by token, on its own right rationales.
+"""InTRO: a model that is shown the answer teaches itself without it, token by token, on its own correct rationales.
 
     x -> z ~ pi(.|x), G times; those with a wrong answer are dropped
     q_t = pi(.|x, z_<t), the student
@@ -12,7 +12,7 @@ prefixes that the student wrote, and not the KL between whole rationales (eq. 3)
 
 Paper: InTRO (https://arxiv.org/abs/2511.09865). Run: python intro.py. Departures from the paper:
 1. w is a constant (section 2.2); --no-stop-weight-gradients lets the gradient flow through it, as in the authors' code.
-2. y stands behind the question in the user's message; the authors' code puts it behind the whole prompt.
+2. y follows the question in the user's message; the authors' code puts it behind the whole prompt.
 3. p and q are those of the sampling temperature, as in the code; the paper names none.
 4. The learning rate changes once a rollout, not once a step.
 
@@ -40,75 +40,75 @@ LOGITS_CHUNK = 1024  # response tokens whose logits, (m, W) in float32, exist at
 @dataclass
 class Args:
     # ---- experiment
-    exp_name: str = "intro"  # name of the experiment, a part of the run folder's name
+    exp_name: str = "intro"  # name of the experiment, part of the run folder's name
     seed: int = 1  # seeds the sampling of responses and the order of the problems
-    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: the GPU where there is one, otherwise the CPU
+    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: a GPU if there is one, otherwise the CPU
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # of the weights; auto: bfloat16 on a GPU, else float32
     run_dir: str | None = None  # run folder; by default runs/{dataset}__{exp_name}__{seed}__{time}
-    if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, go on from its last checkpoint, or begin anew
+    if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, resume its last checkpoint, or start over
     track: bool = False  # also send the metrics to Weights & Biases (needs wandb)
     wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
-    chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
-    solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
+    chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
+    solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     lora_rank: int = 0  # train adapters of this rank on all linear layers (LoRA, needs peft); 0: train all weights
-    lora_alpha: int = 32  # what an adapter adds is multiplied by lora_alpha / lora_rank
+    lora_alpha: int = 32  # an adapter's output is scaled by lora_alpha / lora_rank
     dataset: str = "arithmetic"  # arithmetic, countdown, functions, conventions, math, gsm8k, mbpp(-sanitized), a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
-    eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
+    eval_dataset: str | None = None  # data set to evaluate on, never trained on; by default dataset
     eval_split: str = "test"  # split to evaluate on
     min_level: int | None = None  # train on problems of this level or higher only
-    tests_in_prompt: int = 1  # tests of a code problem that the models see; the others cannot be hard-coded
-    include_test_split: bool = False  # train on the data set's test split too, as the authors did: no fair evaluation
-    prepare: str | None = None  # write the training problems to this .json file (problem, solution, answer), and stop
-    answer_template: str = common.ANSWERED  # what shows the answer to the teacher, behind the question
+    tests_in_prompt: int = 1  # tests of a code problem that the models see; the others stay hidden
+    include_test_split: bool = False  # also train on the data set's test split, as the authors did: no fair evaluation
+    prepare: str | None = None  # write the training problems to this .json file (problem, solution, answer) and exit
+    answer_template: str = common.ANSWERED  # text behind the question that shows the answer to the teacher
     prompt_template: str = "none"  # none, baseline, step_by_step, concise, or a .json file: a list of messages
 
     # ---- rollout
     groups_per_batch: int = 8  # problems of one iteration (N)
     group_size: int = 8  # responses to each problem (G)
     max_new_tokens: int = 40  # longest response of the solver, in tokens
-    temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
+    temperature: float = 1.0  # sampling temperature; the log-probabilities in training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as it allows
+    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as memory allows
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
-    unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
+    unsafe_code: bool = False  # if no sandbox can be set up, run programs with limits of time and memory alone
 
     # ---- algorithm
-    estimator: Literal["sampled", "exact"] = "sampled"  # candidates of each position, or the whole vocabulary
+    estimator: Literal["sampled", "exact"] = "sampled"  # candidates at each position, or the whole vocabulary
     n_candidates: int = 5  # n: the rationale's own token and n - 1 draws from q
     candidate_top_k: int = 0  # draw from the k likeliest tokens only (the authors' code: 20), which is biased; 0: all
     weight_clip: float = 200.0  # c, the largest w
-    stop_weight_gradients: bool = True  # w is a constant of the gradient
-    only_correct: bool = True  # learn from right rationales only
+    stop_weight_gradients: bool = True  # treat w as a constant in the gradient
+    only_correct: bool = True  # learn from correct rationales only
     loss_norm: Literal["sequence", "token"] = "sequence"  # mean over rationales of their means, or over all tokens
 
     # ---- optimisation
-    iterations: int = 40  # rollouts, each followed by the updates
+    iterations: int = 40  # rollouts, each followed by its updates
     learning_rate: float = 1e-4  # learning rate of the solver (Adam)
     lr_warmup_iterations: int = 5  # the language models' learning rates rise linearly over these iterations
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"  # after the warm-up
-    min_lr_ratio: float = 0.1  # where they fall, this part of them is left at the last iteration
+    min_lr_ratio: float = 0.1  # fraction of them that is left at the last iteration, where they fall
     adam_betas: tuple[float, float] = (0.9, 0.95)  # Adam's decay rates
     max_grad_norm: float = 1.0  # the gradient of each network is clipped to this norm
-    num_minibatches: int = 1  # optimiser batches (and steps) that a rollout is split into
+    num_minibatches: int = 1  # optimiser batches, and steps, of one pass over a rollout
     update_epochs: int = 1  # passes over a rollout
-    micro_batch_size: int = 16  # most sequences of one forward and backward pass (memory only)
-    tokens_per_micro_batch: int = 0  # most tokens of one, padding included (memory only); 0: no bound
+    micro_batch_size: int = 16  # most sequences in one forward and backward pass (memory only)
+    tokens_per_micro_batch: int = 0  # most tokens in one, padding included (memory only); 0: no limit
 
     # ---- logging and checkpoints
     eval_every: int = 10  # evaluate after every n-th iteration, before the first and after the last
-    eval_size: int = 200  # held-out problems of an evaluation, at most
+    eval_size: int = 200  # most held-out problems of an evaluation
     greedy_eval: bool = True  # evaluate greedily too
-    eval_seed: int = 0  # seeds the sampling of every evaluation, apart from training
+    eval_seed: int = 0  # seeds the sampling of every evaluation, independently of training
     save_every: int = 10  # write a checkpoint after every n-th iteration, and after the last
-    keep_checkpoints: int = 2  # newest checkpoints to keep, beside the best one by training reward; 0 keeps all
-    report: bool = True  # at the end write report.html, the curves and episodes of the run, into the run folder
+    keep_checkpoints: int = 2  # newest checkpoints to keep, plus the best one by training reward; 0 keeps all
+    report: bool = True  # at the end, write report.html with the run's curves and episodes
 
 
 # ---- rollout -------------------------------------------------------------------------------------------------------

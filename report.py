@@ -2,7 +2,7 @@
 
     python report.py runs/* --output report.html
 
-Runs that differ in nothing but the seed share a colour: the line is their mean, the band their range. Episodes are
+Runs that differ only in the seed share a colour: the line is their mean, the band their range. Episodes are
 shown with every turn's text and can be filtered by outcome, iteration, run and problem. A run that is still being
 written, or was cut short, is drawn as far as it got. A folder that is no run is named and skipped.
 """

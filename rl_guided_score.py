@@ -6,7 +6,7 @@
               Stage II  E[ r_1 + r_2 + alpha (r_2 - r_1) ] - beta1 (KL_z + KL_y)
     guidance            E[ R ] - beta_H KL(H || H_0)                                 KL: to the initial models
 
-are maximised by REINFORCE, where z feels gamma times what y earns (0 by default: see score.py):
+are maximised by REINFORCE, where z is credited with gamma times what y earns (0 by default: see score.py):
     solver    -mean[ A_1 log L(z|x) + A_2 log L(y|x,z,g) ]                KL penalties are subtracted in `credit`
     guidance  -mean[ A_g log H(g|x,z) ]           A_g = R - b             g: the tokens sampled; L reads their text
     Stage I   A_1 = gamma R_2 - b           A_2 = R_2 - b       R_2 = r_2
@@ -18,7 +18,7 @@ SMART-SCoRe, a frozen model's hint: python rl_guided_score.py --no-train-guidanc
 
 Departures from the authors' code, whose guidance model has no weight to train and whose Stage II crashes:
 1. R is 0 or 1, as everywhere here, not -1 or 1; a baseline does what the sign was for.
-2. The guidance model feels its KL (--guidance-kl-coef), which that code reads and never uses.
+2. The guidance model pays for its KL (--guidance-kl-coef), a flag that their code reads and never uses.
 
 B episodes (b of a micro-batch); P prompt, T response tokens, L both, M of all b, m of a chunk; C hidden, W vocabulary.
 """
@@ -42,79 +42,79 @@ LOGITS_CHUNK = 1024  # response tokens whose logits, (m, W) in float32, exist at
 @dataclass
 class Args:
     # ---- experiment
-    exp_name: str = "rl_guided_score"  # name of the experiment, a part of the run folder's name
+    exp_name: str = "rl_guided_score"  # name of the experiment, part of the run folder's name
     seed: int = 1  # seeds the sampling of responses and the order of the problems
-    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: the GPU where there is one, otherwise the CPU
+    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: a GPU if there is one, otherwise the CPU
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # of the weights; auto: bfloat16 on a GPU, else float32
     run_dir: str | None = None  # run folder; by default runs/{dataset}__{exp_name}__{seed}__{time}
-    if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, go on from its last checkpoint, or begin anew
+    if_run_exists: Literal["raise", "resume", "delete"] = "raise"  # stop, resume its last checkpoint, or start over
     track: bool = False  # also send the metrics to Weights & Biases (needs wandb)
     wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
     feedback_lm: str | None = None  # feedback model, of any family; by default another copy of policy_lm
-    chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
-    solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
-    feedback_prompt: str | None = None  # what asks for feedback, likewise; by default the texts of problems/prompts.py
-    refine_prompt: str | None = None  # what asks for the second attempt, likewise, with feedback or without
+    chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
+    solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
+    feedback_prompt: str | None = None  # instruction for the feedback, likewise; by default that of problems/prompts.py
+    refine_prompt: str | None = None  # instruction for the second attempt, likewise, with or without feedback
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     lora_rank: int = 0  # train adapters of this rank on all linear layers (LoRA, needs peft); 0: train all weights
-    lora_alpha: int = 32  # what an adapter adds is multiplied by lora_alpha / lora_rank
+    lora_alpha: int = 32  # an adapter's output is scaled by lora_alpha / lora_rank
     dataset: str = "arithmetic"  # arithmetic, countdown, functions, conventions, math, gsm8k, mbpp(-sanitized), a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
-    eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
+    eval_dataset: str | None = None  # data set to evaluate on, never trained on; by default dataset
     eval_split: str = "test"  # split to evaluate on
     min_level: int | None = None  # train on problems of this level or higher only
-    tests_in_prompt: int = 1  # tests of a code problem that the models see; the others cannot be hard-coded
+    tests_in_prompt: int = 1  # tests of a code problem that the models see; the others stay hidden
     test_results: Literal["none", "verdict", "shown", "all"] = "none"  # what the feedback model is told of the attempt
 
     # ---- rollout
     rollout_size: int = 64  # episodes of one iteration (B), all sampled from the same policies
     max_new_tokens: int = 40  # longest response of the solver, in tokens
     max_feedback_tokens: int = 40  # longest feedback, in tokens
-    temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
+    temperature: float = 1.0  # sampling temperature; the log-probabilities in training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as it allows
+    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as memory allows
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
-    unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
+    unsafe_code: bool = False  # if no sandbox can be set up, run programs with limits of time and memory alone
 
     # ---- algorithm
     kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.01  # beta1 (MLMT-RL: beta_L): weight of the KL
     guidance_kl_coef: float = 0.01  # beta_H, the same for the feedback model
     kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k1_reward"  # k1: in the return; k2, k3: a loss
-    alpha: float = 10.0  # SCoRe's bonus: after Stage I the reward of the second attempt gets alpha (r2 - r1)
-    stage1_iterations: int = 10  # initial iterations without a reward for turn 1, its KL at beta1 + beta2 (Stage I)
+    alpha: float = 10.0  # SCoRe's bonus: after Stage I, alpha (r2 - r1) is added to the second turn's reward
+    stage1_iterations: int = 10  # Stage I: initial iterations without a reward for turn 1, its KL at beta1 + beta2
     beta2: float = 0.1  # additional weight of the KL of the first attempt in Stage I
     gamma: float = 0.0  # share of the second attempt's return that counts for the first; 1: all of it
-    train_guidance_model: bool = True  # train the feedback model; without it its weights stay
-    use_smart_corrections: bool = True  # turn 2 reads the feedback; without it SCoRe's fixed instruction, as a control
+    train_guidance_model: bool = True  # train the feedback model; otherwise it stays frozen
+    use_smart_corrections: bool = True  # turn 2 reads the feedback; otherwise SCoRe's fixed instruction, as a control
     baseline: Literal["none", "batch", "leave-one-out"] = "none"  # b: none, the mean, or the mean of the others
 
     # ---- optimisation
-    iterations: int = 40  # rollouts, each followed by the updates
+    iterations: int = 40  # rollouts, each followed by its updates
     learning_rate: float = 2e-4  # learning rate of the solver (Adam)
     guidance_lr: float = 2e-4  # learning rate of the feedback model
     lr_warmup_iterations: int = 5  # the language models' learning rates rise linearly over these iterations
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
-    min_lr_ratio: float = 0.1  # where they fall, this part of them is left at the last iteration
+    min_lr_ratio: float = 0.1  # fraction of them that is left at the last iteration, where they fall
     adam_betas: tuple[float, float] = (0.9, 0.95)  # Adam's decay rates
     max_grad_norm: float = 1.0  # the gradient of each network is clipped to this norm
-    num_minibatches: int = 1  # optimiser batches (and steps) that a rollout is split into
+    num_minibatches: int = 1  # optimiser batches, and steps, of one pass over a rollout
     update_epochs: int = 1  # passes over a rollout
     clip_coef: float = 0.2  # epsilon of the clipped ratio, which is 1 at the first step of a rollout
-    micro_batch_size: int = 16  # most sequences of one forward and backward pass (memory only)
-    tokens_per_micro_batch: int = 0  # most tokens of one, padding included (memory only); 0: no bound
+    micro_batch_size: int = 16  # most sequences in one forward and backward pass (memory only)
+    tokens_per_micro_batch: int = 0  # most tokens in one, padding included (memory only); 0: no limit
 
     # ---- logging and checkpoints
     eval_every: int = 10  # evaluate after every n-th iteration, before the first and after the last
-    eval_size: int = 200  # held-out problems of an evaluation, at most
-    eval_seed: int = 0  # seeds the sampling of every evaluation, apart from training
+    eval_size: int = 200  # most held-out problems of an evaluation
+    eval_seed: int = 0  # seeds the sampling of every evaluation, independently of training
     save_every: int = 10  # write a checkpoint after every n-th iteration, and after the last
-    keep_checkpoints: int = 2  # newest checkpoints to keep, beside the best one by training reward; 0 keeps all
-    report: bool = True  # at the end write report.html, the curves and episodes of the run, into the run folder
+    keep_checkpoints: int = 2  # newest checkpoints to keep, plus the best one by training reward; 0 keeps all
+    report: bool = True  # at the end, write report.html with the run's curves and episodes
 
 
 # ---- rollout -------------------------------------------------------------------------------------------------------

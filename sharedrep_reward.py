@@ -49,17 +49,17 @@ LATER_FLAGS += ("epochs", "reward_dir")
 @dataclass
 class Args:
     # ---- experiment
-    stage: Literal["all", "oracle", "generate", "score", "pairs", "train"] = "all"  # what to do; all: what is not done
+    stage: Literal["all", "oracle", "generate", "score", "pairs", "train"] = "all"  # what to do; all: what is missing
     seed: int = 1  # seeds the sampling of responses and the order of the problems
-    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: the GPU where there is one, otherwise the CPU
+    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: a GPU if there is one, otherwise the CPU
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # of the weights; auto: bfloat16 on a GPU, else float32
     reward_dir: str | None = None  # folder of sharedrep_reward.py; by default runs/{dataset}__sharedrep_reward__{seed}
 
     # ---- model and data
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
     backbone: str | None = None  # frozen model behind phi (the paper: gpt2-large); by default policy_lm
-    chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
-    solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
+    chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
+    solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     dataset: str = "arithmetic"  # arithmetic, countdown, functions, conventions, math, gsm8k, mbpp(-sanitized), a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
@@ -69,9 +69,9 @@ class Args:
     # ---- rollout
     num_prompts: int = 1500  # questions with two responses each, at most
     max_new_tokens: int = 64  # longest response of the solver, in tokens
-    temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
+    temperature: float = 1.0  # sampling temperature; the log-probabilities in training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as it allows
+    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as memory allows
     stop_strings: tuple[str, ...] = ()  # texts that end a response (a base model's next question)
 
     # ---- algorithm

@@ -3,9 +3,9 @@
     python template_search.py --templates FOLDER --output best.json
     python grpo.py --prompt-template best.json
 
-Each .json file of the folder is a list of chat messages that stand before every problem (problems/prompts.py). All
-candidates answer the first problems, the better half twice as many further ones, and so on; what counts is the accuracy
-over all problems so far. Ties go by name. Every measurement is printed; no problem of the evaluation is used.
+Each .json file of the folder is a list of chat messages that precede every problem (problems/prompts.py). All of them
+answer the first problems, the better half twice as many further ones, and so on. They are ranked by their accuracy over
+all problems so far, ties by name. Every measurement is printed; no problem of the evaluation is used.
 """
 
 import json
@@ -27,28 +27,28 @@ class Args:
     output: str = "best_template.json"  # where the best one is written, for --prompt-template
     search_size: int = 50  # problems of round one; each further one: half the templates, twice the problems
     seed: int = 1  # seeds the choice of the problems and the sampling
-    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: the GPU where there is one, otherwise the CPU
+    device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: a GPU if there is one, otherwise the CPU
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # of the weights; auto: bfloat16 on a GPU, else float32
 
     # ---- model and data
     policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
-    chat_template: bool = True  # render prompts with the tokenizer's chat template, where it has one
-    solve_prompt: str | None = None  # what asks for the first attempt: a text or a .txt file; "" for nothing
+    chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
+    solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
     dataset: str = "arithmetic"  # arithmetic, countdown, functions, conventions, math, gsm8k, mbpp(-sanitized), a file
     split: str = "train"  # split to train on; a file has train, test (one question in ten, by its text) and all
-    eval_dataset: str | None = None  # data set of the evaluation, never trained on; by default dataset
+    eval_dataset: str | None = None  # data set to evaluate on, never trained on; by default dataset
     eval_split: str = "test"  # split to evaluate on
-    tests_in_prompt: int = 1  # tests of a code problem that the models see; the others cannot be hard-coded
+    tests_in_prompt: int = 1  # tests of a code problem that the models see; the others stay hidden
 
     # ---- rollout
     max_new_tokens: int = 40  # longest response of the solver, in tokens
-    temperature: float = 1.0  # sampling temperature; the log-probabilities under training use the same
+    temperature: float = 1.0  # sampling temperature; the log-probabilities in training use the same
     top_p: float = 1.0  # nucleus sampling; below 1 the sampler is no longer exactly the policy that is trained
-    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as it allows
+    generation_batch_size: int = 0  # most responses sampled at once (memory only); 0: as many as memory allows
     strict_answers: bool = False  # a mathematical answer counts only in \boxed{}
     code_timeout: float = 5.0  # time limit of a program in seconds; unfinished tests fail
-    unsafe_code: bool = False  # run generated programs without a sandbox, with limits only, where none can be set up
+    unsafe_code: bool = False  # if no sandbox can be set up, run programs with limits of time and memory alone
 
 
 @torch.no_grad()

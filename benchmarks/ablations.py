@@ -112,8 +112,8 @@ ABLATIONS: dict[str, dict[str, str | tuple[str, str, str]]] = {
         "DAPO": "--loss-reduction token --clip-high 0.28 --kl-coef 0 --dynamic-sampling 4",
         "four steps a rollout": FOUR_STEPS,
         "four steps a rollout, not clipped": f"{FOUR_STEPS} --loss-fn importance_sampling",
-        "four steps a rollout, CISPO": f"{FOUR_STEPS} --loss-fn cispo --loss-reduction token --clip-low 1 --clip-high 4 "
-        "--kl-coef 0",
+        "four steps a rollout, CISPO": f"{FOUR_STEPS} --loss-fn cispo --loss-reduction token "
+        "--clip-low 1 --clip-high 4 --kl-coef 0",
     },
     "expert_iteration.py": {
         "as it is": "",
