@@ -65,6 +65,11 @@ def stream_tests(value) -> list[tuple[str, str]]:
             value = json.loads(value)
         except RecursionError as error:
             raise ValueError("input_output is nested too deeply") from error
+        except ValueError as error:
+            try:  # as a CSV has it, whose column held dicts
+                value = ast.literal_eval(value)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                raise error from None
     if (
         not isinstance(value, dict)
         or not isinstance(value.get("inputs"), list)

@@ -126,11 +126,11 @@ def test_the_form_of_humaneval(tmp_path, capsys):
         load_all(tmp_path, loop)
 
 
-@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize("as_text", [dict, json.dumps, str])
 def test_programs_judged_by_what_they_print(tmp_path, as_text):
-    """The column input_output, an object or its JSON; lists are lines; examples stand in the question as they are."""
+    """The column input_output, an object, its JSON or its Python literal; lists are lines; examples stand in the question as they are."""
     cases = {"inputs": ["2\n", ["3", "4"]], "outputs": ["4\n", ["6"]]}
-    row = {"question": "Print twice the first number.", "input_output": json.dumps(cases) if as_text else cases}
+    row = {"question": "Print twice the first number.", "input_output": as_text(cases)}
     (problem,) = load_all(tmp_path, row)
     assert problem.statement == "Print twice the first number.\n\nInput:\n2\nOutput:\n4"
     assert common.verify("```\nprint(2 * int(input()))\n```", problem) == 1.0

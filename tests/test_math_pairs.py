@@ -35,6 +35,13 @@ units
     \frac{270}7\text{ degrees} ~ \frac{270}{7}
     5 points ~ 5
     180^\circ-x ~ 180-x
+    \frac{63}{10m} ~ \frac{63}{10 m}
+    \sqrt{2 g} ~ (2g)^{1/2}
+    1.6\text{ nm} ~ 1.6
+    2.5\text{ keV} ~ 2.5
+    40\text{ kpc} ~ 40
+    1.2\text{ arcsec} ~ 1.2
+    3\text{ cm}^2 ~ 3
 sets
     x<3 \text{ or } x>5 ~ (-\infty,3)\cup(5,\infty)
     x<3 or x>5 ~ x\in(-\infty,3)\cup(5,\infty)
@@ -58,10 +65,16 @@ sets
     all real numbers ~ \mathbb{R}
     x\in\mathbb{R} ~ (-\infty,\infty)
     [1,2,3] ~ 1,2,3
+    x\in(-\infty,1) \text{ or } x\in(3,\infty) ~ (-\infty,1)\cup(3,\infty)
+    x\in\mathbb{R}, x\neq 3 ~ (-\infty,3)\cup(3,\infty)
+    (-\infty,1) \text{ or } (3,\infty) ~ (-\infty,1)\cup(3,\infty)
+    x = 3 \lor x = 5 ~ 3,5
 ratios
     2:3 ~ 4:6
     1:2:3 ~ 2:4:6
 syntax
+    \begin{pmatrix} 1 \\[4pt] 2 \end{pmatrix} ~ \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+    \(5\) ~ 5
     \dbinom{10}{3} ~ 120
     {10 \choose 3} ~ 120
     10 \choose 3 ~ 120
@@ -89,6 +102,9 @@ syntax
     x**2 + 2*x ~ x(x+2)
     3*sin(2*x) ~ 3\sin 2x
 values
+    \frac34 = 0.75 ~ \frac{3}{4}
+    2^{10} = 1024 ~ 1024
+    7\times 8 = 56 ~ 56
     \frac{\sqrt{l}}{\sqrt{g}} ~ \sqrt{\frac{l}{g}}
     \ln(ab) ~ \ln a+\ln b
     \sqrt{1-x^2} ~ (1-x^2)^{1/2}
@@ -100,6 +116,14 @@ values
     2^{50000} ~ 4^{25000}
     x^{30}+\sqrt{x} ~ \sqrt{x}+x^{30}
 labels
+    \mathbf{v} = \begin{pmatrix} 1 \\ 2 \end{pmatrix} ~ \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+    \angle ABC = 90^\circ ~ 90^\circ
+    m\angle A = 30 ~ 30
+    V_{\text{cone}} = 6\pi ~ 6\pi
+    x_{\max} = 6 ~ 6
+    a_{n+1} = 6 ~ 6
+    S_{\triangle ABC} = 6 ~ 6
+    x = 2+2 = 4 ~ 4
     \text{P}(A)=\frac14 ~ 1/4
     \text{the number of ways}=5 ~ 5
     f^{-1}(x)=2x ~ 2x
@@ -115,6 +139,18 @@ words
 """
 DIFFERENT = r"""
 interval and list
+    x\in [1,2) \text{ or } x\in (3,4] ~ (3,4]
+    [1,2) \text{ or } x\in (3,4] ~ (3,4]
+    x \not\in (1,2] ~ x\in(1,2]
+    -x \in (1,2] ~ (1,2]
+    \text{not } x \in (1,2] ~ (1,2]
+    (1,2) \text{ or } (3,4] ~ (3,4]
+    x = 5 \lor x = 6 ~ 6
+    x = 5 \quad x = 6 ~ 6
+    x = 5 \text{ but } y = 6 ~ 6
+    x = 120 = 22 ~ 22
+    120 = 22 ~ 22
+    7\times 8 = 57 ~ 57
     -\infty,3 ~ (-\infty,3]
     3,\infty ~ (3,\infty)
     1 or 2 ~ (1,2]
@@ -146,6 +182,13 @@ sets
     x\in\{1,2,3,4,5,6,7,8,9,10,11,12,13\} ~ x\in\{1,2,3,4,5,6,7,8,9,10,11,12\}
     x\in\{1,2,3,4,5,6,7,8,9,10,11,12,13\} ~ x\in\{1,2,3,4,5,6,7,8,9,10,11,12,14\}
 signs
+    |q-a| ~ q-a
+    |p+q| ~ p+q
+    |dr| ~ dr
+    (-1)^y ~ 1
+    (-2)^q ~ -2^q
+    |ao| ~ ao
+    |b-p| ~ b-p
     |y| ~ y
     \sqrt{y^2} ~ y
     |ac| ~ ac
@@ -184,6 +227,13 @@ words that change the value
     \text{not } x=5 ~ 5
     \text{not }A ~ A
 units
+    5\text{ hours }2\text{ minutes} ~ 5\text{ hours}
+    5 feet 3 inches ~ 5
+    4 m/2 ~ 4
+    4\text{ miles}/3\text{ hours} ~ 4\text{ miles per hour}
+    4\text{ apples }2\text{ pears} ~ 4
+    n + 2 m ~ n+2
+    4a+3 ~ 4 a + 3 m
     3:00\text{ a.m.} ~ 3:00\text{ p.m.}
     5\text{ left} ~ 5\text{ right}
     5\text{ east} ~ 5\text{ west}
@@ -197,6 +247,8 @@ units
     5 hours ~ 5 minutes
     3 apples and 4 pears ~ 3
 letters of words
+    IV ~ VI
+    XI ~ IX
     on ~ no
     on ~ \text{no}
     \text{on} ~ no
@@ -220,6 +272,8 @@ digits beyond the precision
     3000!+1 ~ 3000!
     e^{-200}+1 ~ 1
 labels
+    x+y=3 ~ 3
+    \begin{pmatrix} 1 \\ 3 \end{pmatrix} = \begin{pmatrix} 1 \\ 2 \end{pmatrix} ~ \begin{pmatrix} 1 \\ 2 \end{pmatrix}
     a=1, b=-2 ~ a=1 \text{ or } a=-2
     x=1,y=2 ~ x=1,x=2
     x=1,x=2 ~ x=1,y=2

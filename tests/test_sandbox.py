@@ -592,6 +592,8 @@ READING = {
     "buffer": "import sys\nd = sys.stdin.buffer.read().split()\nsys.stdout.buffer.write(b'%d' % sum(map(int, d[1:])))",
     "open": "print(sum(map(int, open(0).read().split()[1:])))",
     "descriptors": "import os\nos.write(1, b'%d' % sum(map(int, os.read(0, 99).split()[1:])))",
+    "fileinput": "import fileinput, sys\nd = ' '.join(fileinput.input()).split()\n"
+    "print(sum(map(int, d[1:])) if len(sys.argv) == 1 else 0)",
     "main": "def main():\n    input()\n    print(sum(map(int, input().split())))\n"
     "if __name__ == '__main__':\n    main()\n    exit()",
     "thread": "import threading\ndef f():\n    input()\n    print(sum(map(int, input().split())))\n"

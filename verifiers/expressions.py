@@ -25,7 +25,7 @@ MAX_LOG = 10**7  # |log| of a power
 MAX_FACTORIAL = 3_000  # argument of a factorial, entries of a binomial coefficient
 MAX_ARGUMENT = 10**12  # magnitude of the argument of any other function
 
-POINTS = 5  # points at which expressions with variables are compared
+POINTS = 7  # points at which expressions with variables are compared
 STEP_SCALE = 41  # of their variables where steps, which floors and ceilings make, could hide a difference
 DIGITS = 60  # decimal digits of a floating-point evaluation
 TOLERANCE = mpmath.mpf(10) ** -50  # relative; for the rounding errors of that evaluation, not for approximate answers
@@ -325,17 +325,17 @@ def bits(value: Fraction) -> int:
     return value.numerator.bit_length() + value.denominator.bit_length()
 
 
-SIZES = (1, 2, 3, 5, 6)
+SIZES = (1, 2, 3, 4, 5, 6, 7)
 
 
 def coordinate(name: str, point: int) -> Fraction:
-    """The value of a variable at a point: 1 to 7 in size, another each time. Positive at point 0 and one other.
+    """The value of a variable at a point: 1 to 8 in size, another each time. Positive at point 0 and one other.
 
-    The signs of two letters differ somewhere unless they are fourteen apart: |x| is not x, nor |xy| xy.
+    The signs of two letters differ somewhere: |x| is not x, nor |xy| xy.
     """
     generator, letter = random.Random(f"{point}/{name}"), sum(map(ord, name))
     size = SIZES[(point + letter) % POINTS] + Fraction(generator.randint(101, 989), 997)
-    negative = 1 + letter % 14  # a bit for each point but the first, neither none nor all of them
+    negative = 1 + letter % 62  # a bit for each point but the first, neither none nor all of them
     return -size if point > 0 and negative >> (point - 1) & 1 else size
 
 

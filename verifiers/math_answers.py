@@ -102,7 +102,7 @@ def find_answer(response: str, strict: bool, work: Work) -> str | None:
     if "####" in text:
         pieces = text.split("####")
         several_on_a_line = any("\n" not in piece for piece in pieces[1:-1])
-        return None if several_on_a_line else tidy(pieces[-1].lstrip(": ").split("\n")[0])
+        return None if several_on_a_line else tidy(pieces[-1].lstrip(": *").split("\n")[0].rstrip(" *"))
     tail = text[-MAX_TAIL:]
     phrases = list(PHRASE.finditer(tail))
     if phrases:
@@ -266,7 +266,7 @@ def compare_text(answer: str, gold: str, depth: int, work: Work) -> bool | None:
         return a[1] == b[1] or (b[1] in "ABCDE" and a[1].upper() == b[1])
     if re.fullmatch(r"[A-Za-z][A-Za-z' .-]+", gold) and answer.lower() == gold.lower():
         return True
-    if re.fullmatch(r"[A-Z]{3,}", gold) or {answer.lower(), gold.lower()} & SHORT_WORDS:
+    if re.fullmatch(r"[A-Z]{3,}|[IVX]{2,}", gold) or {answer.lower(), gold.lower()} & SHORT_WORDS:
         return answer == gold  # SAS is not SSA and "on" not "no", although the products of their letters agree
     base = re.fullmatch(r"\(?(\d\w*?)\)?_(\w+)", spelling(gold).replace("_{", "_").rstrip("}"))
     if base:
@@ -305,11 +305,14 @@ MATRIX = re.compile(
 )
 
 
+ROW_BREAK = re.compile(r"\\\\(?: ?\[-?[\d.]+ ?(?:pt|em|ex|mm|cm)\])?")  # perhaps with the height of the gap
+
+
 def compare_matrices(answer: str, gold: str, depth: int, work: Work) -> bool | None:
     matrices = [MATRIX.fullmatch(s) for s in (answer, gold)]
     if not all(matrices):
-        return False if any(matrices) else None
-    a, b = ([split_outside_brackets(row, "&") for row in m[2].split(r"\\") if row.strip()] for m in matrices)
+        return False if any(matrices) and not RELATION.search(answer + gold) else None  # M = \begin{pmatrix} ...
+    a, b = ([split_outside_brackets(row, "&") for row in ROW_BREAK.split(m[2]) if row.strip()] for m in matrices)
     if [len(row) for row in a] != [len(row) for row in b]:
         return False
     return same_in_order(sum(a, []), sum(b, []), depth, work)
@@ -410,6 +413,9 @@ def compare_memberships(answer: str, gold: str, depth: int, work: Work) -> bool 
     memberships = [MEMBERSHIP.fullmatch(s) for s in (answer, gold)]
     if not any(memberships):
         return None
+    members = [spelling(m[1]) if m else "" for m in memberships]
+    if members[0] != members[1] and not all(not each or LABEL.fullmatch(each) for each in members):
+        return False  # neither x \not\in S nor -x \in S is x \in S
     sets = [m[2] if m else as_interval(s) or s for m, s in zip(memberships, (answer, gold))]
     return same(*sets, depth, work)
 
@@ -431,15 +437,19 @@ def compare_sets(answer: str, gold: str, depth: int, work: Work) -> bool | None:
 MIRRORED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
 # What "x = 5" names: a letter or word with index, inverse or arguments, several words, a tuple of letters, a length.
 LABEL = re.compile(
-    r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:(?:\^\{?-1\}?)?\([\w, ]*\))?|"
+    r"\\?[A-Za-z]+(?:_\{? ?\\?\w+(?:[ +-]+\w+)* ?\}?)?(?:(?:\^\{?-1\}?)?\([\w, ]*\))?|m? ?\\angle ?[A-Z]{1,3}|"
     r"(?!.*\b(?:not?|never|isn't)\b)[A-Za-z]+(?: +[A-Za-z]+)+|"
     r"\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|\|[A-Z]{2}\|"
 )
+
+SECOND_LABEL = re.compile(r"[^\s+*/(-]\s+\\?[A-Za-z](?:_\{?\w+\}?)?\Z")  # x = 5 \quad y = 6 are two equations
 
 
 def split_label(s: str) -> tuple[str | None, str]:
     """("x", "5") for "x = 5" and for "5 = x", ("x", "4") for "x = 2+2 = 4"; (None, s) if s names nothing."""
     sides = [side.strip() for side in s.split("=")]
+    if any(SECOND_LABEL.search(side) for side in sides[1:-1]):
+        return None, s
     if len(sides) > 1 and len(RELATION.findall(s)) == len(sides) - 1:
         if LABEL.fullmatch(sides[0].replace('"', "").replace(" (", "(").strip()):
             return spelling(sides[0]), sides[-1]
@@ -456,10 +466,13 @@ def compare_relations(answer: str, gold: str, depth: int, work: Work) -> bool | 
     (label_a, value_a), (label_b, value_b) = split_label(answer), split_label(gold)
     if label_a and label_a == label_b and same(value_a, value_b, depth, work):
         return True
-    if label_a and not signs_b:
-        return same(value_a, gold, depth, work)
+    if label_a and not signs_b:  # a number between says that too: x = 120 = 22 is two answers
+        numbers = [side for side in answer.split("=")[1:-1] if re.fullmatch(r" ?-?[\d.]+ ?", side)]
+        return all(same(side.strip(), gold, depth, work) for side in (*numbers, value_a))
     if label_b and not signs_a:
         return same(answer, value_b, depth, work)
+    if not signs_b and {*signs_a} == {"="}:  # \frac{3}{4} = 0.75
+        return all(same(side.strip(), gold, depth, work) for side in answer.split("="))
     if len(signs_a) == len(signs_b) == 1:
         return proportional(answer, gold, signs_a[0], signs_b[0], work)
     interval_a, interval_b = as_interval(answer), as_interval(gold)

@@ -30,6 +30,7 @@ SPELLINGS = r"""
     }           \rfloor \rceil
     ...         \ldots \dots \cdots
     \emptyset   \varnothing ∅
+    ;           \lor \vee ∨
     \setminus   \backslash \smallsetminus ∖
     \sqrt       √
     \approx     ≈
@@ -59,7 +60,7 @@ SPELLINGS = r"""
 SPELLING_OF = {other: line.split()[0] for line in SPELLINGS.strip().splitlines() for other in line.split()[1:]}
 LAYOUT = r"""
     \left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \biggl \biggr \displaystyle \textstyle \large \Large
-    \quad \qquad \, \; \: \! $ ~
+    \quad \qquad \, \; \: \! \( \) \[ \] $ ~
 """
 DROPPED = {*LAYOUT.split(), "\\ ", "\u200b", "\ufeff"}
 SYMBOL = re.compile(r"\\\\|\\[A-Za-z]+|\\[^A-Za-z]|[<>!]=|\*\*|[^\x00-\x7f]|[$~]")  # \\ is a row break, not a blank
@@ -164,6 +165,7 @@ UNITS = r"""
     l liter litre, ml milliliter millilitre, gal gallon, qt quart, pt pint, cup
     $ dollar usd buck, € euro eur, £ gbp, ¢ cent, yuan rmb, yen, rupee
     n newton, j joule, kj, w watt, kw, v volt, hz hertz, pa pascal, k kelvin, mol mole, c celsius, f fahrenheit
+    nm nanometer nanometre, å angstrom, kev, gev, parsec, kpc, erg, arcsec arcsecond, atm, kpa, khz, mhz, ghz, rpm
     \deg, rad radian, unit, person people, child children, man men, woman women, mouse mice, sheep, fish, dice
 """
 UNIT_OF = {name: line.split()[0] for line in UNITS.replace("\n", ",").split(",") for name in line.split()}
@@ -185,6 +187,8 @@ WORD = re.compile(r"(?<![\\A-Za-z\"])[A-Za-z][A-Za-z.'’]*")
 PART = re.compile(r'"[^"]*"|\\?[A-Za-z][A-Za-z.]*|\d+|\S')  # of what may be a unit at the end of an answer
 MONEY = re.compile(r'([-+]? ?)"([$€£])" ?(.+)', re.DOTALL)
 TRIGONOMETRY = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
+PRODUCT = re.compile(r"[mgL]|m[gilms]|gm|am|pm")  # units that are variables beside other variables
+LONE_LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])")
 MAX_UNIT = 10  # parts of a unit, in the last 100 characters
 
 
@@ -207,11 +211,16 @@ def split_unit(s: str) -> tuple[str, frozenset[str]]:
             starts.append(part.start())
         elif text == "/" and starts and not s[part.end() : starts[-1]].strip():
             starts[-1] = part.start()
+        elif text in ("2", "3") and not re.search(r"\^[ {]*\Z|[A-Za-z]\Z", s[: part.start()][-4:]):  # 5 feet 3 inches
+            break
         elif text not in ("^", "{", "}", "2", "3", ".", "/"):
             break
     for start in reversed(starts):
-        if found := unit_of(s[start:]):
-            return s[:start].strip(), found | unit
+        value, phrase = s[:start].strip(), s[start:]
+        if phrase.count("}") > phrase.count("{") or (PRODUCT.fullmatch(phrase) and LONE_LETTER.search(value)):
+            continue  # the g of \frac{v}{2 g}, the m of n + 2 m
+        if found := unit_of(phrase):
+            return value, found | unit
     return s, unit
 
 

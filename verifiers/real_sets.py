@@ -66,7 +66,8 @@ def real_set(s: str, work: Work, depth: int = 0) -> RealSet:
             raise NoSet
         parts = both(condition.parts, real_set(head[2], work, depth + 1).parts) if head else condition.parts
         return RealSet(frozenset(), parts)
-    if membership := MEMBERSHIP.fullmatch(s):
+    membership = MEMBERSHIP.fullmatch(s)
+    if membership and len(split_outside_brackets(s, ",", ";")) == 1:
         letter = letter_of(membership[1])
         return RealSet(frozenset({letter}), real_set(membership[2], work, depth + 1).parts)
     for separator in (";", ",", r"\cup", r"\cap"):
@@ -99,11 +100,14 @@ def combined(pieces: list[str], separator: str, work: Work, depth: int) -> RealS
         pieces = [pieces[0], *(rf"{first[1]}\ne {piece}" for piece in pieces[1:])]
     sets = [real_set(piece, work, depth + 1) for piece in pieces]
     letters = frozenset().union(*(each.letters for each in sets))
-    if len(letters) > 1 or (separator in ",;" and not all(each.letters for each in sets)):
-        raise NoSet  # a list
+    if len(letters) > 1:
+        raise NoSet
     parts = sets[0].parts
     for each in sets[1:]:
         parts = both(parts, each.parts)
+    if separator in ",;" and not all(each.letters for each in sets):
+        if letters or parts or not any(is_plainly_a_set(piece) for piece in pieces):
+            raise NoSet  # a list
     if separator in (";", r"\cup") or (separator == "," and not parts):
         parts = joined([part for each in sets for part in each.parts])
     return RealSet(letters, parts)

@@ -49,8 +49,8 @@ PRELOADED = """
 """.split()
 # Where programs may not open the library's files; elsewhere they would only make every fork dearer.
 UNREADABLE = """
-    asyncio concurrent.futures csv difflib graphlib io logging secrets sqlite3 urllib.parse xml.etree.ElementTree
-    zoneinfo
+    asyncio concurrent.futures csv difflib fileinput graphlib io logging secrets sqlite3 urllib.parse
+    xml.etree.ElementTree zoneinfo
 """.split()
 
 # ---- layers --------------------------------------------------------------------------------------------------------
@@ -600,6 +600,7 @@ def main() -> None:
         sys.modules["zoneinfo"].ZoneInfo("UTC")  # keeps what it has read
     try:
         layers = prepare_layers(sys.argv[1:])
+        del sys.argv[1:]  # no arguments of a program: fileinput would read them as files
         if sys.platform.startswith("linux"):
             must(LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
     except (OSError, AttributeError) as error:
