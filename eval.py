@@ -304,6 +304,8 @@ def main(args: Args) -> None:
         sets[dataset] = common.instruct(common.solvable(problems, args.unsafe_code), args)
         common.load_template(args.prompt_template, sets[dataset])
         n = len(sets[dataset])
+        if n == 0:
+            raise common.InputError(f"no reference solution of {dataset} passes its own tests")
         blocks[dataset] = np.array_split(np.arange(n), math.ceil(n / args.block_size))
         if (args.feedback_quality or args.feedback_control == "shuffled") and len(blocks[dataset][-1]) < 2:
             name = "quality" if args.feedback_quality else "control shuffled"
@@ -330,6 +332,10 @@ def main(args: Args) -> None:
         raise common.InputError(f"{flag} needs --turns 2 and a --feedback model whose feedback is read")
     if args.test_results != "none" and not any(feedback for _, feedback, _ in plan):
         raise common.InputError(f"--test-results {args.test_results} tells a --feedback model, and here is none")
+    heard = {"--refine-prompt": args.turns == 2, "--feedback-prompt": any(feedback for _, feedback, _ in plan)}
+    for flag, read in heard.items():
+        if getattr(args, flag[2:].replace("-", "_")) is not None and not read:
+            raise common.InputError(f"{flag} is read by no model here: it needs --turns 2, for feedback a --feedback")
     if args.feedback_quality and control:
         raise common.InputError("--feedback-quality measures what was written: it needs --feedback-control none")
     default_dir = f"evals/{'+'.join(Path(dataset).stem for dataset in sets)}__{args.eval_seed}"
@@ -340,9 +346,14 @@ def main(args: Args) -> None:
 
     # Rows of a block that a kill cut short are left out: the block is sampled again, from its own seed.
     done: dict[tuple, list[dict]] = {}
-    for row in common.read_rows(run_dir / "episodes.jsonl"):
-        done.setdefault(tuple(row[name] for name in ("solver", "dataset", "sample", "block")), []).append(row)
-    done = {key: rows for key, rows in done.items() if len(rows) == len(blocks[key[1]][key[3]])}
+    try:
+        for row in common.read_rows(run_dir / "episodes.jsonl"):
+            *key, _ = (row[name] for name in ("solver", "dataset", "sample", "block", "reward_1"))
+            done.setdefault(tuple(key), []).append(row)
+        done = {key: rows for key, rows in done.items() if len(rows) == len(blocks[key[1]][key[3]])}
+    except (KeyError, IndexError, TypeError) as error:
+        reason = f"{run_dir / 'episodes.jsonl'} is damaged, so the evaluation cannot be resumed"
+        raise common.InputError(f"{reason}: start over with --if-run-exists delete") from error
     text = "".join(json.dumps(row) + "\n" for rows in done.values() for row in rows)
     common.write_file(run_dir / "episodes.jsonl", text)
     print(f"run folder {run_dir}: {run.placed}{sandbox}")

@@ -190,12 +190,14 @@ def print_tables(results: list[dict]) -> None:
 
 def load_evaluation(name: str) -> tuple[str, dict, dict[str, list[dict]]]:
     """One solver of a saved evaluation: (its name, the flags, its episodes under each data set). Raises InputError."""
-    folder, _, number = name.partition("#")
+    folder, number = (name, "") if "#" not in name or Path(name).is_dir() else name.rsplit("#", 1)
     try:
         saved = json.loads((Path(folder) / "eval.json").read_text(encoding="utf-8"))
         rows = common.read_rows(Path(folder) / "episodes.jsonl")
         solvers = list(dict.fromkeys(result["solver"] for result in saved["results"]))
-        flags = saved["args"]
+        flags, written = saved["args"], sum(result["problems"] * result["samples"] for result in saved["results"])
+        if not len(rows) == written > 0 or not all({"dataset", "question", "reward_1"} <= row.keys() for row in rows):
+            raise ValueError(f"episodes.jsonl is not whole, {len(rows)} rows of {written}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise common.InputError(f"--compare {folder} is not a finished evaluation: {error}") from error
     numbers = [str(i) for i in range(1, len(solvers) + 1)]
@@ -207,8 +209,6 @@ def load_evaluation(name: str) -> tuple[str, dict, dict[str, list[dict]]]:
     for row in rows:
         if row["solver"] == solver:
             datasets.setdefault(row["dataset"], []).append(row)
-    if not datasets:
-        raise common.InputError(f"--compare {folder} is not a finished evaluation: it has no episodes")
     return solver, flags, datasets
 
 

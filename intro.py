@@ -316,7 +316,8 @@ def training_problems(args: Args) -> tuple[list[common.Problem], list[common.Pro
     if args.include_test_split:
         test = common.load_problems(args.dataset, "test", min_level=args.min_level)
         common.say(f"warning: {len(test)} problems of the test split are trained on; MATH-500 has 367 from level 3 up")
-        train_problems += common.instruct(test, args)
+        known = {problem.id for problem in train_problems}  # --split all has them already
+        train_problems += common.instruct([problem for problem in test if problem.id not in known], args)
     if any(problem.tests for problem in train_problems + eval_problems):
         raise common.InputError(f"--dataset {args.dataset}: a program has no answer that a teacher could be shown")
     if not (args.policy_lm or args.prepare) and any(p.numbers for p in train_problems + eval_problems):
@@ -338,6 +339,8 @@ def main(args: Args) -> None:
         return print(f"{len(rows)} problems in {args.prepare}")
     policy_lm = args.policy_lm or "tiny/answered"
     solver, solver_tokenizer = runs.load_lm(run, policy_lm, "--policy-lm", "solver")
+    if args.candidate_top_k > (rows := len(solver.get_output_embeddings().weight)):
+        raise common.InputError(f"--candidate-top-k {args.candidate_top_k}: {policy_lm} has {rows} tokens")
     models, tokenizers = (solver,), (solver_tokenizer,)
     problems = train_problems + eval_problems
     prompts = solve_messages(problems, args, answered=True)  # the longer ones

@@ -165,12 +165,17 @@ def sample_episodes(groups: list[dict], budget: int) -> tuple[dict, int, int]:
     return data, len(data["episodes"]), sum(map(len, histories.values()))
 
 
+def expanded(pattern: str) -> list[str]:
+    """The folders that a pattern stands for; itself where it names one, whatever characters it holds."""
+    return [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern)) or [pattern]
+
+
 def main(args: Args) -> None:
     if not Path(args.output).absolute().parent.is_dir():
         raise common.InputError(f"--output {args.output}: there is no folder {Path(args.output).parent}")
     if not 0 < args.max_megabytes < 1000:
         raise common.InputError(f"--max-megabytes {args.max_megabytes} must be above 0 and below 1000")
-    folders = [Path(path) for pattern in args.runs for path in (sorted(glob.glob(pattern)) or [pattern])]
+    folders = [Path(path) for pattern in args.runs for path in expanded(pattern)]
     runs = []
     for folder in dict.fromkeys(folders):
         try:
@@ -199,7 +204,8 @@ def main(args: Args) -> None:
         budget = budget * limit // (len(text.encode()) - empty) * 98 // 100
     common.write_file(Path(args.output), text)
     size = len(text.encode()) / 1_000_000
-    print(f"{args.output}: {len(runs)} runs, {shown} of {total} episodes, {size:.1f} MB")
+    more = f": more than --max-megabytes {args.max_megabytes}, which the curves alone take" if limit < 0 else ""
+    print(f"{args.output}: {len(runs)} runs, {shown} of {total} episodes, {size:.1f} MB{more}")
 
 
 matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif"})

@@ -337,11 +337,15 @@ def load_scorer(run, args: Args, eval_problems: list[common.Problem]) -> dict:
     head = f"{args.reward}{f'-k{args.k}' * (args.reward == 'sharedrep')}-{args.proportion}.safetensors"
     for name in ("config.json", "reference.json", "oracle.safetensors", *[head] * learned):
         if not (folder / name).is_file():
-            command = f"python sharedrep_reward.py --reward-dir {folder} --dataset {args.dataset} --seed {args.seed}"
+            command = f"python sharedrep_reward.py --reward-dir '{folder}' --dataset {args.dataset} --seed {args.seed}"
             command += f" --proportion {args.proportion} --method {args.reward} --k {args.k}" * learned
             raise common.InputError(f"{folder} has no {name}; {command} and the flags of its models make it")
-    flags, reference = (json.loads((folder / f"{n}.json").read_text(encoding="utf-8")) for n in ("config", "reference"))
-    scorer = {"reference": reference, "stop_strings": flags["args"]["stop_strings"]}
+    try:
+        files = (json.loads((folder / f"{n}.json").read_text(encoding="utf-8")) for n in ("config", "reference"))
+        flags, reference = files
+        scorer = {"reference": reference, "stop_strings": flags["args"]["stop_strings"]}
+    except (ValueError, KeyError) as error:
+        raise common.InputError(f"config.json or reference.json in {folder} is damaged: have it made again") from error
     scorer["opponent"] = common.opponent(args.win_rate_against, eval_problems)
     scorer["oracle"] = runs.load_tensors(folder / "oracle.safetensors")
     scorer["head"] = runs.load_tensors(folder / head) if learned else None

@@ -238,6 +238,8 @@ def draw_pairs(rows: list[dict], scores: torch.Tensor, args: Args) -> tuple[list
 def solution_pairs(args: Args) -> list[tuple[str, str]]:
     """(socratic, plain) solutions of the same questions, without the marks by which one token would tell them apart."""
     names = args.socratic_dataset or f"{args.dataset}-socratic", args.dataset
+    if not args.socratic_dataset and args.dataset not in ("arithmetic", "gsm8k"):
+        raise common.InputError(f"--dataset {args.dataset} needs a --socratic-dataset: its questions, solved otherwise")
     socratic, plain = (
         {p.question: p.solution for p in common.load_problems(n, args.split, seed=args.seed)} for n in names
     )
@@ -251,10 +253,18 @@ def solution_pairs(args: Args) -> list[tuple[str, str]]:
     return [(unmarked(socratic[q]), unmarked(plain[q])) for q in both[: args.oracle_pairs]]
 
 
+def rows_in(path: Path) -> list[dict]:
+    """The rows of a .jsonl file. Raises InputError where it is damaged."""
+    try:
+        return common.read_rows(path)
+    except ValueError as error:
+        raise common.InputError(f"{path} is damaged: delete it to have it made again") from error
+
+
 def made(run, name: str, stage: str, lines: int = 1) -> Path:
     """A file of the run folder. Raises InputError, with the command that makes it, where it is missing or not whole."""
     path = run.folder / name
-    if not path.is_file() or (lines > 1 and len(common.read_rows(path)) < lines):
+    if not path.is_file() or (lines > 1 and len(rows_in(path)) < lines):
         command = common.command_line(run.args, run.script, stage=stage)
         raise common.InputError(f"{path} is missing or not whole; this makes it: {command}")
     return path
@@ -262,13 +272,13 @@ def made(run, name: str, stage: str, lines: int = 1) -> Path:
 
 def in_chunks(path: Path, total: int, size: int, rows_of, what: str) -> list[dict]:
     """The rows of a file, to which rows_of(start, end) adds chunks; one that a kill cut short is made again."""
-    rows = common.read_rows(path)
+    rows = rows_in(path)
     if len(rows) < total:
         start = len(rows) // size * size
         common.write_file(path, "".join(json.dumps(row) + "\n" for row in rows[:start]))
         for first in tqdm(range(start, total, size), desc=what, disable=None):
             common.write_rows(path, rows_of(first, min(first + size, total)))
-    return common.read_rows(path)
+    return rows_in(path)
 
 
 def main(args: Args) -> None:
@@ -334,7 +344,7 @@ def main(args: Args) -> None:
     # ---- SCORE
     if "score" in stages:
         oracle = runs.load_tensors(made(run, "oracle.safetensors", "oracle"))
-        responses = common.read_rows(made(run, "responses.jsonl", "generate", n))
+        responses = rows_in(made(run, "responses.jsonl", "generate", n))
 
         def score(start: int, end: int) -> list[dict]:
             texts = [row["response"] for row in responses[start:end]]
@@ -351,7 +361,7 @@ def main(args: Args) -> None:
     # ---- PAIRS
     pairs_path = run.folder / f"pairs-{args.proportion}.jsonl"
     if "pairs" in stages and not pairs_path.is_file():
-        rows = common.read_rows(made(run, "scores.jsonl", "score", n))
+        rows = rows_in(made(run, "scores.jsonl", "score", n))
         reference = json.loads(made(run, "reference.json", "score").read_text(encoding="utf-8"))
         tau = traits(*([row[name] for row in rows] for name in ("correct", "words", "logit")), reference)  # (n, 3)
         pairs, ties = draw_pairs(rows, tau @ torch.tensor(list(GROUPS.values())).T, args)
@@ -360,8 +370,8 @@ def main(args: Args) -> None:
 
     # ---- TRAIN
     if "train" in stages:
-        rows = common.read_rows(made(run, "scores.jsonl", "score", n))
-        pairs = common.read_rows(made(run, pairs_path.name, "pairs"))
+        rows = rows_in(made(run, "scores.jsonl", "score", n))
+        pairs = rows_in(made(run, pairs_path.name, "pairs"))
         path = run.folder / "phi.safetensors"
         if not path.is_file():
             runs.save_tensors(path, {"phi": phi([r["question"] for r in rows], [r["response"] for r in rows])})

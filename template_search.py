@@ -135,7 +135,8 @@ def main(args: Args) -> None:
     problems = common.instruct(common.solvable(problems, args.unsafe_code), args)
     needed = args.search_size * (2 ** (len(names) - 1).bit_length() - 1)  # n, 2 n, 4 n ..., for ever fewer templates
     if needed > len(problems):
-        raise common.InputError(f"--search-size {args.search_size}: {len(names)} templates need {needed} problems")
+        available = f"{len(names)} templates need {needed} problems, and here are {len(problems)}"
+        raise common.InputError(f"--search-size {args.search_size}: {available}")
     order = np.random.default_rng(args.seed).permutation(len(problems))[:needed]
     problems = [problems[i] for i in order]
     templates = {name: common.load_template(name, problems) for name in names}

@@ -1,6 +1,7 @@
 """Reads problems: the embedded ones, data sets of the Hugging Face hub, local files."""
 
 import ast
+import contextlib
 import csv
 import functools
 import io
@@ -9,6 +10,7 @@ import math
 import random
 import re
 import sys
+import tokenize
 from decimal import Decimal
 from pathlib import Path
 
@@ -77,14 +79,17 @@ def read_rows(path: Path) -> list[dict]:
             if kind == ".csv":
                 rows = read_csv(path, text)
             elif kind == ".jsonl":
-                rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+                rows = read_jsonl(path, text)
             else:
                 rows = json.loads(text)
     except UnicodeDecodeError as error:
         line = 1 + data[: error.start].count(b"\n")
         raise InputError(f"{path} is not UTF-8 (line {line}): save it with the encoding UTF-8") from error
+    except InputError:
+        raise
     except (OSError, ValueError, RecursionError, csv.Error) as error:  # bad JSON, a broken parquet file
-        raise InputError(f"{path} cannot be read as {kind[1:]}: {error}") from error
+        advice = ": a file with one object a line must be named .jsonl" if "Extra data" in str(error) else ""
+        raise InputError(f"{path} cannot be read as {kind[1:]}: {error}{advice}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} is not a list of objects, one for each problem")
     if not rows:
@@ -96,9 +101,21 @@ def read_rows(path: Path) -> list[dict]:
     return named
 
 
+def read_jsonl(path: Path, text: str) -> list[dict]:
+    """The rows of a .jsonl file; blank lines are passed over. Raises InputError."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path} line {number} is not JSON: {getattr(error, 'msg', error)}") from error
+    return rows
+
+
 def read_csv(path: Path, text: str) -> list[dict]:
     """The rows of a CSV, whose header says what parts the cells. Raises InputError and csv.Error."""
     csv.field_size_limit(2**31 - 1)
+    text = text.lstrip("\r\n")
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -166,10 +183,12 @@ def question_text(row: dict, where: str) -> str:
     """The question; of a conversation, what the system and the user say. Raises InputError."""
     value = next((row[name] for name in QUESTION_COLUMNS if row.get(name) not in (None, "")), "")
     if isinstance(value, str) and value.lstrip().startswith("[{"):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            pass
+        for parse in (json.loads, ast.literal_eval):  # a data frame writes the latter
+            with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                value = parse(value)
+                break
+        if isinstance(value, str) and re.search(r"['\"]role['\"]", value):
+            raise InputError(f"{where}: the question looks like a conversation, but cannot be read as JSON")
     if not isinstance(value, (str, list)):
         raise InputError(f"{where}: the question is of type {type(value).__name__}, not a text")
     if isinstance(value, str):
@@ -188,10 +207,16 @@ def text_list(row: dict, name: str, where: str) -> list[str]:
     """A column that holds a list of texts, as a list or as Python or JSON source of one. Raises InputError."""
     value = row.get(name)
     if isinstance(value, str):
+        source = value.strip()
         try:
-            value = ast.literal_eval(value)  # never eval: this is data
+            value = ast.literal_eval(source)  # never eval: this is data
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             value = None
+        else:
+            tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+            if isinstance(value, list) and sum(token.type == tokenize.STRING for token in tokens) > len(value):
+                reason = "has texts with no comma between them, as numpy writes a list"
+                raise InputError(f"{where}: {name} {reason}: write it as JSON")
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         raise InputError(f"{where}: {name} is not a list of texts")
     return list(value)
@@ -202,7 +227,9 @@ def code_tests(row: dict, where: str, tests_in_prompt: int) -> tuple[tuple[str, 
     if row.get("input_output"):
         cases = stream_tests(row["input_output"])
         return tuple(stream_asserts(cases)), STREAM_SETUP, examples(cases[:tests_in_prompt])
-    if "test_list" in row:
+    if "entry_point" not in row and not {"test_list"} & row.keys():
+        raise ValueError("input_output is empty")
+    if row.get("test_list") not in (None, "") or "entry_point" not in row:
         imports = text_list(row, "test_imports", where) if row.get("test_imports") else []
         tests = text_list(row, "test_list", where)
         if not tests:
@@ -223,7 +250,8 @@ def to_problem(row: dict, where: str, tests_in_prompt: int) -> Problem:
         raise InputError(f"{where}: the question is empty")
     level = re.search(r"\d{1,9}", cell(row, "level"))
     level, subject = int(level[0]) if level else None, cell(row, "subject", "type")
-    if any(name in row for name in CODE_COLUMNS):
+    tested = any(row.get(name) not in (None, "") for name in CODE_COLUMNS)  # in a table of both kinds some are empty
+    if tested or (any(name in row for name in CODE_COLUMNS) and not cell(row, *ANSWER_COLUMNS)):
         reference = cell(row, *REFERENCE_COLUMNS).replace("\r\n", "\n")
         if "entry_point" in row and row.get("canonical_solution"):  # the rest of a function that the prompt begins
             reference = f"{row.get('prompt') or ''}{row['canonical_solution']}"
@@ -348,12 +376,15 @@ def load_problems(
         problems = load_hub(dataset, split, tests_in_prompt, leave_out)
     else:
         problems = load_file(path, split, tests_in_prompt, leave_out)
-    if min_level is not None:
-        problems = [problem for problem in problems if problem.level is not None and problem.level >= min_level]
     if not problems:
-        level = "" if min_level is None else f" of level {min_level} or higher"
         hint = "; with --split all, name another set to evaluate on with --eval-dataset" if split == "train" else ""
-        raise InputError(f"{dataset} has no problems{level} in its split {split!r}{hint}")
+        raise InputError(f"{dataset} has no problems in its split {split!r}{hint}")
+    if min_level is not None:
+        levels = [problem.level for problem in problems if problem.level is not None]
+        problems = [problem for problem in problems if problem.level is not None and problem.level >= min_level]
+        if not problems:
+            found = f"the highest is {max(levels)}" if levels else "no problem has a level"
+            raise InputError(f"--min-level {min_level}: {dataset} has none as high in its split {split!r}: {found}")
     return subset(problems, limit, seed)
 
 

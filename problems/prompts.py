@@ -68,7 +68,7 @@ def instruct(problems: list[Problem], args) -> list[Problem]:
     for name, text in texts.items():
         if text is not None and text.endswith(".txt"):
             try:
-                texts[name] = Path(text).read_text(encoding="utf-8").rstrip("\n")
+                texts[name] = Path(text).read_text(encoding="utf-8-sig").rstrip("\n")
             except (OSError, ValueError, RecursionError) as error:
                 raise InputError(f"--{name}-prompt {text} cannot be read: {error}") from error
     return [replace(problem, instructions=Instructions(**texts)) for problem in problems]
@@ -91,7 +91,7 @@ def load_template(name: str, problems: list[Problem]) -> Messages:
     if not name.endswith(".json"):
         raise InputError(f"unknown --prompt-template {name}: choose {names}, or a .json file with a list of messages")
     try:
-        messages = json.loads(Path(name).read_text(encoding="utf-8"))
+        messages = json.loads(Path(name).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"--prompt-template {name} cannot be read as JSON: {error}") from error
     if not isinstance(messages, list):

@@ -33,8 +33,12 @@ def parse(Args, description: str, default=None):
             kind = Annotated[kinds[name].type, tyro.conf.arg(help=help_text)]
             value = getattr(default, name) if default else kinds[name].default
             members.append((name, kind, dataclasses.field(default=value)))
+            kinds.pop(name)
         group = dataclasses.make_dataclass(heading.replace(" ", "_"), members, kw_only=True)
         groups.append((group.__name__, tyro.conf.OmitArgPrefixes[group]))
+    if kinds:
+        heading = "under a heading '# ---- name'"
+        raise TypeError(f"{', '.join(kinds)}: a flag is one line, its text a comment on it, {heading}")
     try:
         try:
             if {"-h", "--help"} & {*sys.argv}:
@@ -80,6 +84,8 @@ def command_line(args, script: str | Path, **changes) -> str:
         flag = field.name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif str(value).startswith("-"):  # by itself it would be read as a flag
+            words.append(f"--{flag}={value}")
         else:
             words += [f"--{flag}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
     return shlex.join(words)
@@ -136,6 +142,12 @@ def check_args(args) -> None:
     if getattr(args, "feedback_control", "none") != "none" and getattr(args, "feedback_every", 0) > 0:
         reason = "needs --feedback-every 0: what nobody reads is not trained"
         raise InputError(f"--feedback-control {args.feedback_control} {reason}")
+    if getattr(args, "feedback_control", "none") == "shuffled" and 1 in (
+        getattr(args, "rollout_size", 2),
+        getattr(args, "eval_size", 2),
+    ):
+        sizes = "a --rollout-size and an --eval-size of 2 or more"
+        raise InputError(f"--feedback-control shuffled needs another problem's feedback: {sizes}")
     if getattr(args, "joint_kl", False) and args.kl_estimator != "k1_reward":
         raise InputError(f"--joint-kl needs --kl-estimator k1_reward: {args.kl_estimator} is in no return")
     if hasattr(args, "group_size") and args.group_size * args.groups_per_batch % args.num_minibatches:

@@ -28,6 +28,7 @@ except ImportError:  # Windows
     fcntl = None
 
 ROW_FILES = ("metrics.jsonl", "episodes.jsonl", "checkpoints.jsonl")
+OTHER_PROCESS = "another process is writing into the run folder"
 UNFINISHED = {"config.json.tmp", "lock"}  # all that a run leaves which is killed while it writes its first file
 # A resumed run gives the same rows whichever value these have (but the last iteration is always evaluated, and those of
 # memory can change a last digit); every other flag must be as it was, and --iterations where the rate falls towards it.
@@ -169,6 +170,14 @@ def find_folder(run, default: str) -> None:
             now_and_then = f"is {now[key]}, but the run in {folder} was started with {before.get(key)}"
             schedule = " and a learning rate that falls until then" if key == "iterations" else ""
             raise InputError(f"--{key.replace('_', '-')} {now_and_then}{schedule}")
+    if fcntl is not None and not hasattr(run, "lock") and (folder / "lock").exists():
+        with (folder / "lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"{OTHER_PROCESS} {folder}: wait until it ends, or give another --run-dir") from error
+            except OSError:
+                pass  # a file system without locks
     run.resumed = last_checkpoint(folder)
     if run.resumed:
         check_rows(folder, int(run.resumed.name[-6:]), now["iterations"])
@@ -224,8 +233,7 @@ def claim(run) -> None:
             if not path.exists() or os.fstat(run.lock.fileno()).st_ino != path.stat().st_ino:
                 raise BlockingIOError  # its owner has just ended and taken the file along
     except BlockingIOError as error:
-        reason = f"another process is writing into the run folder {run.folder}"
-        raise InputError(f"{reason}: wait until it ends, or give another --run-dir") from error
+        raise InputError(f"{OTHER_PROCESS} {run.folder}: wait until it ends, or give another --run-dir") from error
     except OSError:
         print(f"{run.folder} is on a file system without locks: no second run is kept out of it")
 

@@ -34,7 +34,7 @@ def embedded_model(problems: list[Problem]) -> str:
 
 def model_source(name: str) -> str:
     """A folder or hub name as transformers takes it; "tiny" is found from any working directory."""
-    return str(ROOT / name) if (ROOT / name).is_dir() and not Path(name).is_dir() else name
+    return str(ROOT / name) if (ROOT / name).is_dir() and not (Path(name) / "config.json").is_file() else name
 
 
 def not_loaded(flag: str, name: str, error: Exception) -> InputError:

@@ -177,6 +177,8 @@ def test_no_gpu(small, refused):
         ({"eval_dataset": ""}, ("--eval-dataset is empty",)),
         ({"adam_betas": (0.9, float("nan"))}, ("--adam-betas must not be nan",)),
         ({"exp_name": "../x"}, ("--exp-name ../x",)),
+        ({"feedback_control": "shuffled", "feedback_every": 0, "eval_size": 1}, ("--feedback-control", "--eval-size")),
+        ({"min_level": 9}, ("--min-level 9", "no problem has a level")),
         ({"top_p": 1.5}, ("--top-p 1.5",)),
         ({"seed": 2**32}, ("--seed", str(2**32))),
         ({"learning_rate": -1e-4}, ("--learning-rate", "-0.0001")),

@@ -128,7 +128,7 @@ def test_the_form_of_humaneval(tmp_path, capsys):
 
 @pytest.mark.parametrize("as_text", [dict, json.dumps, str])
 def test_programs_judged_by_what_they_print(tmp_path, as_text):
-    """The column input_output, an object, its JSON or its Python literal; lists are lines; examples stand in the question as they are."""
+    """input_output is an object, its JSON or its Python literal; lists are lines; examples stand in the question."""
     cases = {"inputs": ["2\n", ["3", "4"]], "outputs": ["4\n", ["6"]]}
     row = {"question": "Print twice the first number.", "input_output": as_text(cases)}
     (problem,) = load_all(tmp_path, row)

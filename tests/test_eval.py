@@ -142,6 +142,11 @@ def test_cut_short_and_resumed_is_as_never_stopped(problem_file, tmp_path, coin_
     evaluation.main(replace(cut, if_run_exists="resume"))
     assert path.read_bytes() == text and sampled == [3, 2, 2]
     assert results(cut) == results(whole)
+    for change in ({"block": 9}, {"reward_1": None}):
+        row = {name: value for name, value in (json.loads(lines[0]) | change).items() if value is not None}
+        path.write_text(json.dumps(row) + "\n")
+        with pytest.raises(common.InputError, match="episodes.jsonl is damaged, so the evaluation cannot be resumed"):
+            evaluation.main(replace(cut, if_run_exists="resume"))
     with pytest.raises(common.InputError, match="--samples is 3, but the run in .* was started with 2"):
         evaluation.main(replace(cut, if_run_exists="resume", samples=3))
 
@@ -315,7 +320,8 @@ def saved(folder: Path, verdicts: dict[str, list[tuple[int, int]]], solvers=("s"
         for r1, r2 in samples
     ]
     write_jsonl(folder / "episodes.jsonl", rows)
-    found = [{"solver": solver} for solver in solvers]
+    sizes = {"problems": len(verdicts), "samples": len(next(iter(verdicts.values())))}
+    found = [{"solver": solver} | sizes for solver in solvers]
     (folder / "eval.json").write_text(json.dumps({"args": {"temperature": 1.0} | flags, "results": found}))
     return str(folder)
 
@@ -389,6 +395,8 @@ def test_comparison_of_solvers_in_one_folder(tmp_path, capsys):
         ({"prompt_template": "brief"}, "unknown --prompt-template brief: choose none, baseline"),
         ({"prompt_template": "none.json"}, "--prompt-template none.json cannot be read"),
         ({"prompt_template": "concise", "dataset": ("functions",)}, "choose none or a file for code"),
+        ({"refine_prompt": "Again.", "turns": 1}, "--refine-prompt is read by no model here"),
+        ({"feedback_prompt": "Judge."}, "--feedback-prompt is read by no model here"),
         ({"compare": ("a", "b")}, "--compare a is not a finished evaluation"),
     ],
     ids=str,
@@ -396,6 +404,14 @@ def test_comparison_of_solvers_in_one_folder(tmp_path, capsys):
 def test_mistakes_end_in_one_sentence(refused, problem_file, tmp_path, flags, sentence):  # noqa: F811
     """Before anything is written, and before a model's weights are read."""
     assert sentence in refused(eval_args(problem_file, tmp_path / "run", **flags))
+
+
+def test_no_reference_that_passes(tmp_path):
+    row = {"question": "f?", "test_list": ["assert f() == 1"], "code": "def f(): return 2"}
+    path = write_jsonl(tmp_path / "code.jsonl", [row])
+    with pytest.raises(common.InputError, match=f"no reference solution of {path} passes its own tests"):
+        evaluation.main(eval_args(path, tmp_path / "run", split="all"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_is_no_feedback_model(refused, problem_file, tmp_path):  # noqa: F811
@@ -421,6 +437,14 @@ def test_comparisons_that_cannot_be_made(refused, tmp_path):  # noqa: F811
     args = evaluation.Args(compare=(one, other))
     assert "have no problem in common" in refused(args)
     assert f"{both}#1 (s), {both}#2 (t)" in refused(replace(args, compare=(one, both)))
+    with_number = saved(tmp_path / "a#1", {"p": [(1, 1)]})
+    assert "a#1 and" in refused(replace(args, compare=(with_number, other)))  # the folder a#1, not the first of a
+    longer = saved(tmp_path / "longer", {"p": [(1, 1)], "q": [(1, 1)]})
+    for text in ((tmp_path / "one" / "episodes.jsonl").read_text(), '{"solver": "s"}\n' * 2):
+        (tmp_path / "longer" / "episodes.jsonl").write_text(text)
+        assert "longer is not a finished evaluation: episodes.jsonl is not whole" in refused(
+            replace(args, compare=(longer, one))
+        )
     (tmp_path / "other" / "episodes.jsonl").unlink()
     assert "other is not a finished evaluation" in refused(args)
     assert f"{both}#1 (s), {both}#2 (t)" in refused(replace(args, compare=(f"{both}#3", one)))

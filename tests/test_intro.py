@@ -189,6 +189,9 @@ def test_the_test_split_is_trained_on_only_if_asked(small, problem_file, capsys)
     assert held_out and not held_out & {problem.question for problem in plain[0]}
     assert held_out < {problem.question for problem in asked[0]}
     assert "test split are trained on" in capsys.readouterr().err
+    args = small(script=intro, split="all", eval_dataset="arithmetic", include_test_split=True)
+    both, _ = intro.training_problems(args)
+    assert len({problem.id for problem in both}) == len(both)  # each once, though --split all has the test split too
 
 
 @pytest.mark.parametrize(
@@ -198,6 +201,7 @@ def test_the_test_split_is_trained_on_only_if_asked(small, problem_file, capsys)
         ({"dataset": "countdown", "policy_lm": None}, "sums only, not countdown: give a model by --policy-lm"),
         ({"eval_dataset": "countdown", "policy_lm": None}, "sums only, not countdown: give a model by --policy-lm"),
         ({"answer_template": "The answer"}, "--answer-template must contain {answer}"),
+        ({"candidate_top_k": 100_000}, "--candidate-top-k 100000: tiny/answered has "),
         ({"n_candidates": 0}, "--n-candidates must not be 0"),
         ({"min_lr_ratio": 1.5}, "--min-lr-ratio 1.5 must be at most 1"),
     ],

@@ -214,7 +214,7 @@ MESSAGE = {"role": "user", "content": "1 + 1?"}
 def test_a_conversation_as_the_question(tmp_path):
     """Red if the messages of a prompt column become the text of a Python list."""
     system = {"role": "system", "content": "Be brief."}
-    for value in ([MESSAGE], json.dumps([MESSAGE])):
+    for value in ([MESSAGE], json.dumps([MESSAGE]), str([MESSAGE])):
         assert load_all(tmp_path, {"prompt": value, "answer": "2"})[0].question == "1 + 1?"
     assert load_all(tmp_path, {"prompt": [system, MESSAGE], "answer": "2"})[0].question == "Be brief.\n\n1 + 1?"
     for value in ([MESSAGE, MESSAGE], [{"role": "user"}], ["1 + 1?"], [{"role": "user", "content": [1]}], []):
@@ -234,6 +234,10 @@ def test_a_conversation_as_the_question(tmp_path):
         ({"question": "1 + 1?", "Question": "2 + 2?", "answer": "2"}, "two columns of one name"),
         ({"question": "f", "entry_point": "f", "test": "def check(f): pass", "solution": "x"}, "check asserts nothing"),
         ({"question": "f", "input_output": "[" * 100_000}, "input_output is nested too deeply"),
+        ({"question": "f", "input_output": ""}, "input_output is empty"),
+        ({"question": "1?", "answer": "['2' '3']"}, "answer has texts with no comma between them"),
+        ({"question": "f", "test_list": "['assert f(1) == 2'\n 'assert f(2) == 3']"}, "no comma between them"),
+        ({"prompt": "[{'role': 'user'} {'content': '1?'}]", "answer": "2"}, "looks like a conversation"),
     ],
     ids=str,
 )
@@ -264,6 +268,7 @@ def test_nothing_of_a_generated_evaluation_set_is_trained_on(dataset):
 
 TABLE = "question,answer\nWas kostet es?,½\n"
 TABLES = {
+    "blank.csv": f"\r\n\n{TABLE}".encode(),
     "semicolon.csv": TABLE.replace(",", ";").encode(),
     "tab.csv": TABLE.replace(",", "\t").encode(),
     "capital.csv": TABLE.replace("question", "Question").replace("answer", " ANSWER ").encode(),
@@ -290,12 +295,26 @@ def test_tables_as_programs_save_them(tmp_path, name):
         (b"question,answer,answer\n1?,2,3\n", "a.csv has two columns of one name: question, answer, answer"),
         (b"question,answer\n1, 2, 3?,4\n", "a.csv row 1 has more cells than the header: .* ',' in quotes"),
         (b"question;answer\nHalf of 7?;3,5\n", "a.csv row 1: the answer 3,5 may be a decimal number or two numbers"),
+        (b'{"question": "1?", "answer": 1}\n\n// and more\n', "a.jsonl line 3 is not JSON: Expecting value$"),
+        (b'{"question": "1?", "answer": 1}\n{"question": "2?", "answer": 2}', "must be named .jsonl"),
     ],
 )
 def test_tables_that_would_be_misread_are_refused(tmp_path, content, message):
-    (tmp_path / "a.csv").write_bytes(content)
-    with pytest.raises(common.InputError, match=message):
-        common.load_problems(str(tmp_path / "a.csv"), "all")
+    """Red too if the file is named twice."""
+    kind = "csv" if b"{" not in content else "jsonl" if b"//" in content else "json"
+    (tmp_path / f"a.{kind}").write_bytes(content)
+    with pytest.raises(common.InputError, match=message) as error:
+        common.load_problems(str(tmp_path / f"a.{kind}"), "all")
+    assert str(error.value).count(f"a.{kind}") == 1
+
+
+def test_one_table_of_both_kinds(tmp_path):
+    """A Parquet file gives each row each column: red if a null makes a mathematical problem one of code."""
+    code = {"question": "f?", "test_list": ["assert f() == 1"], "input_output": None, "answer": None}
+    maths = {"question": "1 + 1?", "test_list": None, "input_output": None, "answer": "2"}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([code, maths]), tmp_path / "rows.parquet")
+    problems = common.load_problems(str(tmp_path / "rows.parquet"), "all")
+    assert [(p.answer, p.tests) for p in problems] == [("", ("assert f() == 1",)), ("2", ())]
 
 
 # ---- splits and subsets --------------------------------------------------------------------------------------------
@@ -361,6 +380,8 @@ def test_min_level(math_file, tmp_path):
     assert len(problems) == 24 and {problem.level for problem in problems} == {4, 5}
     path = write_jsonl(tmp_path / "levels.jsonl", [MATH_ROWS[4], MATH_ROWS[9] | {"level": "Level ?"}])
     assert [problem.level for problem in common.load_problems(path, "all", min_level=1)] == [5]
+    with pytest.raises(common.InputError, match="--min-level 6: .* in its split 'all': the highest is 5$"):
+        common.load_problems(path, "all", min_level=6)
 
 
 def test_arithmetic_is_the_same_every_time():

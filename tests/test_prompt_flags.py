@@ -59,7 +59,7 @@ def instructed(problem, **flags) -> common.Problem:
 
 
 def test_a_text_file(problem, tmp_path):
-    (tmp_path / "solve.txt").write_text("First\nlines.\n", encoding="utf-8")
+    (tmp_path / "solve.txt").write_text("First\nlines.\n", encoding="utf-8-sig")  # with the mark of some editors
     instructed_problem = instructed(problem, solve_prompt=str(tmp_path / "solve.txt"))
     assert common.attempt_messages(instructed_problem) == [{"role": "user", "content": "1 + 1?\n\nFirst\nlines."}]
     with pytest.raises(common.InputError, match="--refine-prompt .*none.txt cannot be read"):
@@ -81,7 +81,7 @@ def test_a_demonstration_asks_the_same_way(problem, tmp_path):
     assert [m["role"] for m in messages] == ["system", "user", "assistant", "user"]
     assert [m["content"].split("\n\n")[1] for m in messages if m["role"] == "user"] == ["SOLVE IT", "SOLVE IT"]
     path = tmp_path / "own.json"
-    path.write_text(json.dumps([{"role": "system", "content": "Be brief."}]), encoding="utf-8")
+    path.write_text(json.dumps([{"role": "system", "content": "Be brief."}]), encoding="utf-8-sig")
     assert common.load_template(str(path), [problem]) == [{"role": "system", "content": "Be brief."}]
     with pytest.raises(common.InputError, match="own.json has a system message of its own: leave out --system-prompt"):
         common.load_template(str(path), [own])

@@ -330,6 +330,9 @@ def test_patterns_are_expanded(tmp_path, capsys):
         make_run(tmp_path / "runs" / name, [metrics(0)])
     draw(tmp_path, str(tmp_path / "runs" / "*"))
     assert "2 runs" in capsys.readouterr().out
+    make_run(tmp_path / "runs" / "[one]", [metrics(0)])  # which as a pattern is a folder o, n or e
+    draw(tmp_path, str(tmp_path / "runs" / "[one]"))
+    assert "1 runs" in capsys.readouterr().out
 
 
 def test_nothing_to_draw(refused, tmp_path):  # noqa: F811

@@ -551,6 +551,7 @@ def test_a_command_line_gives_its_flags_back():
         shared_baseline=True,
         chat_template=False,
         lr_warmup_iterations=0,
+        system_prompt="-- be brief",
     )
     words = shlex.split(common.command_line(args, "mlmt_rl.py"))
     assert words[:2] == [sys.executable, "mlmt_rl.py"]

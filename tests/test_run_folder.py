@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import types
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +61,8 @@ def test_a_folder_in_use_is_left_alone(quick, refused, tmp_path, coin_rewards): 
     try:
         assert owner.stdout.readline() == "claimed\n"
         for if_run_exists in ("resume", "delete"):
+            if if_run_exists == "resume":  # as where the owner has gone on and deleted it
+                shutil.rmtree(tmp_path / "run" / "checkpoint-000001" / "solver")
             error = refused(replace(args, if_run_exists=if_run_exists))
             assert f"another process is writing into the run folder {tmp_path / 'run'}" in error
     finally:
@@ -453,6 +455,15 @@ def test_weights_and_biases_without_login(small, refused, monkeypatch):  # noqa:
     wandb.init = lambda **_: (_ for _ in ()).throw(RuntimeError("invalid key\nmore"))
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     assert "--track: Weights & Biases cannot be reached: invalid key" in refused(small(track=True))
+
+
+def test_a_flag_without_its_text_is_no_flag_that_nothing_sets(monkeypatch):
+    """Whoever copies a script adds a line: red if the flag is left out of the command line without a word."""
+    source = "class Args:\n    # ---- rollout\n    my_coef: float = 0.5\n    top_p: float = 1.0  # nucleus sampling\n"
+    Args = make_dataclass("Args", [("my_coef", float, 0.5), ("top_p", float, 1.0)])
+    monkeypatch.setattr("inspect.getsource", lambda _: source)
+    with pytest.raises(TypeError, match="my_coef: a flag is one line, its text a comment on it"):
+        common.parse(Args, "")
 
 
 # ---- the screen ----------------------------------------------------------------------------------------------------

@@ -407,6 +407,7 @@ def test_bad_flags_are_refused(solution_files, made, tmp_path):
         ({"temperature": 0.0}, "--temperature 0.0 must be above 0"),
         ({"dataset": "functions", "split": "train"}, "--dataset functions holds programs"),
         ({"socratic_dataset": "gsm"}, "unknown data set 'gsm'"),
+        ({"socratic_dataset": None}, " needs a --socratic-dataset: its questions, solved otherwise"),
         ({"socratic_dataset": solution_files["arithmetic"]}, "share 0 questions with two different solutions"),
         ({"policy_lm": "no/model"}, "--policy-lm no/model cannot be loaded"),
         ({"oracle_pairs": 1}, "--oracle-pairs and --test-fraction leave 0 of 1 pairs: it needs two"),
@@ -415,6 +416,13 @@ def test_bad_flags_are_refused(solution_files, made, tmp_path):
         with pytest.raises(common.InputError, match=message.replace(".", r"\.")):
             reward.main(reward_args(solution_files, tmp_path / "rewards", **flags))
         assert not (tmp_path / "rewards").exists()
+    damaged = shutil.copytree(made, tmp_path / "damaged")
+    for name in ("reference.json", "responses.jsonl"):
+        (damaged / name).write_text('{"cut\n')
+    with pytest.raises(common.InputError, match="reference.json in .*damaged is damaged"):
+        grpo.main(grpo_args(solution_files, damaged, tmp_path / "run", reward="gold"))
+    with pytest.raises(common.InputError, match="responses.jsonl is damaged: delete it to have it made again"):
+        reward.main(reward_args(solution_files, damaged))
     with pytest.raises(common.InputError, match="--temperature is 0.7, but the run in .* was started with 1.0"):
         reward.main(reward_args(solution_files, made, temperature=0.7))
     with pytest.raises(
