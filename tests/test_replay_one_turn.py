@@ -479,7 +479,7 @@ def state_of(problem: common.Problem) -> str:
 ARCHER = {"rollout_size": 8, "critic_batch_size": 4, "critic_epochs": 1, "actor_batch_size": 5, "micro_batch_size": 3}
 ARCHER |= {"warmup_iterations": 1, "critic_lr": 3e-3, "baseline_lr": 4e-3, "tau": 0.3}
 ARCHER_CASES = {
-    "defaults": {"tau": 0.1, "critic_epochs": 4},
+    "defaults": {"tau": 0.1, "critic_epochs": 4, "lr_schedule": "linear"},
     "token baseline": {"use_baseline": True, "actor_epochs": 2, "temperature": 0.7, "warmup_iterations": 0, **SLOW},
     "adapters": {**ADAPTERS, "use_baseline": True, "warmup_iterations": 0},
     "separate": {"critic_input": "separate", "capacity": 10, "lr_warmup_iterations": 2, "max_grad_norm": 0.3},

@@ -249,8 +249,8 @@ CASES = {
         "stages, KL loss": {**STAGES, **STEPS, **K2},
         "offline": {**STAGES, **STEPS, "stage1_iterations": 1, "offline_first_turn": 0.5, "baseline": "leave-one-out"},
         "offline, all": {"stage1_iterations": 0, "offline_first_turn": 1.0, **K3},
-        "discounted": {**STAGES, "gamma": 0.6, "baseline": "batch", "max_grad_norm": 0.3},
-        "first": {**STAGES, **STEPS, "stage1_iterations": 0, "trained_turns": "first"},
+        "discounted": {**STAGES, "gamma": 0.6, "baseline": "batch", "max_grad_norm": 0.3, "lr_schedule": "linear"},
+        "first": {**STAGES, **STEPS, "stage1_iterations": 0, "trained_turns": "first", "baseline": "batch"},
         "adapters": {**STAGES, **STEPS, **ADAPTERS},
         "second": {**STAGES, "gamma": 1.0, "trained_turns": "second", "kl_estimator": "k2_loss"},
     },
@@ -286,7 +286,7 @@ CASES = {
         "another's feedback": {"feedback_every": 0, "feedback_control": "shuffled"},
         "the verdict instead": {"feedback_every": 0, "feedback_control": "verdict"},
         "told the verdict": {"test_results": "verdict"},
-        "alternating": {"feedback_every": 2, "update_epochs": 2, "stop_value_gradients": True},
+        "alternating": {"feedback_every": 2, "update_epochs": 2},
     },
 }
 
