@@ -1,6 +1,6 @@
 """What breaks without it? Each method with one detail changed at a time; the tables of docs/methods/.
 
-    python benchmarks/ablations.py --publish                  55 runs, some 75 minutes on two cores
+    python benchmarks/ablations.py --publish                  66 runs, some 85 minutes on two cores
     python benchmarks/ablations.py --only grpo.py             the runs of one script
 
 A detail is changed by flags, or by an edit of the script in a copy of the repository. Every run is as long as the
@@ -85,7 +85,6 @@ ABLATIONS: dict[str, dict[str, str | tuple[str, str, str]]] = {
     "rl_guided_score.py": {
         "as it is": "",
         "guidance model not trained": "--no-train-guidance-model",
-        "SMART-SCoRe": "--no-train-guidance-model --use-smart-corrections",
         "no Stage I": "--stage1-iterations 0",
         "no bonus (α = 0)": "--alpha 0",
     },
