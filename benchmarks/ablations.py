@@ -245,7 +245,7 @@ def draw(results: list[dict], path: Path) -> None:
     ax.barh(range(len(means)), list(means.values())[::-1], color="#4878a8", height=0.6)
     ax.axvline(means["as it is"], color="#c04040", linewidth=1)
     ax.set(yticks=range(len(means)), yticklabels=list(means)[::-1], xlim=(0, 1))
-    ax.set_xlabel("right second attempts, mean over training (red: as it is)")
+    ax.set_xlabel("accuracy of the second attempt, mean over training (red: as it is)")
     ax.spines[["top", "right"]].set_visible(False)
     drawing.savefig(path, metadata={"Date": None})
     plt.close(drawing)

@@ -319,7 +319,7 @@ def tasks_of(results: list[dict]) -> list[str]:
 
 
 def method_table(results: list[dict]) -> str:
-    """Last attempts that are right, by method and task; in brackets the setting."""
+    """Accuracy of the last attempt, by method and task; in brackets the setting."""
     tasks, rows = tasks_of(results), []
     for method in METHODS:
         commands = [best_command(results, method, task) for task in tasks]
@@ -344,23 +344,23 @@ def turn_table(results: list[dict], task: str) -> str:
 
 
 def search_table(searched: list[dict]) -> str:
-    """Right last attempts of every setting that was tried; the best one of each line is the one that is used."""
+    """The accuracy of the last attempt with every setting that was tried; the best one of a line is used."""
     rows = []
     for task in tasks_of(searched):
         for method in METHODS:
             tried = {setting(c): number(summary(searched, c, "all")[0]) for c in commands_of(searched, method, task)}
             rows.append([task, method, ", ".join(f"{right} [{name}]" for name, right in tried.items())])
-    return markdown(["task", "method", "right last attempts [setting]"], rows)
+    return markdown(["task", "method", "accuracy of the last attempt [setting]"], rows)
 
 
 def mean_curve(results: list[dict], command: str) -> np.ndarray:
-    """(evaluations, 4): episodes, thousand tokens, minutes, right last attempts; the mean of the seeds."""
+    """(evaluations, 4): episodes, thousand tokens, minutes, accuracy of the last attempt; the mean of the seeds."""
     curves = np.mean([row["curve"] for row in results if row["command"] == command], axis=0)
     return curves / [1, 1000, 1, 1]
 
 
 def equal_table(results: list[dict]) -> str:
-    """Right last attempts in training's evaluations at as many episodes, tokens and minutes as every method has had.
+    """Accuracy of the last attempt, evaluated in training, after as many episodes, tokens, minutes as every method has.
 
     Between two evaluations the line through them counts.
     """
@@ -413,14 +413,14 @@ def ladder_figure(found: dict[str, list[dict]], path: Path) -> None:
             ax.barh(place, middle, xerr=error, color="#4878a8", ecolor="#303030", height=0.6)
             ax.plot([ceiling] * 2, [place - 0.4, place + 0.4], color="#c04040", linewidth=2)
         ax.set(yticks=range(len(rows)), yticklabels=[row[0] for row in reversed(rows)], xlim=(0, 1.02), title=title)
-        ax.set_xlabel("right last attempts (red: ceiling)")
+        ax.set_xlabel("accuracy of the last attempt (red: ceiling)")
         style(ax)
     drawing.savefig(path, metadata={"Date": None})
     plt.close(drawing)
 
 
 def method_figure(results: list[dict], path: Path) -> None:
-    """Last attempts that are right in training's evaluations, over the tokens sampled; means of the seeds."""
+    """Accuracy of the last attempt, evaluated in training, over the tokens sampled; means of the seeds."""
     tasks = tasks_of(results)
     size = (2.6 * len(tasks) + 1.6, 2.8)
     drawing, axes = plt.subplots(1, len(tasks), figsize=size, layout="constrained", squeeze=False)
@@ -435,7 +435,7 @@ def method_figure(results: list[dict], path: Path) -> None:
         limits = {"xlim": (0, 1.03 * longest), "ylim": (0, min(1, 1.2 * max(best)))}
         ax.set(title=task, xlabel="thousand tokens sampled", **limits)
         style(ax)
-    axes[0][0].set_ylabel("right last attempts")
+    axes[0][0].set_ylabel("accuracy of the last attempt")
     drawing.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right", frameon=False)
     drawing.savefig(path, metadata={"Date": None})
     plt.close(drawing)
