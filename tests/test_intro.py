@@ -184,6 +184,7 @@ def test_the_list_of_prepare(small, tmp_path, capsys):
 
 
 def test_the_test_split_is_trained_on_only_if_asked(small, problem_file, capsys):
+    common.say.cache_clear()  # it says a sentence once in a process, and another test may have had it said
     plain, asked = (intro.training_problems(small(script=intro, include_test_split=asked)) for asked in (False, True))
     held_out = {problem.question for problem in plain[1]}
     assert held_out and not held_out & {problem.question for problem in plain[0]}
