@@ -227,7 +227,7 @@ def code_tests(row: dict, where: str, tests_in_prompt: int) -> tuple[tuple[str, 
     if row.get("input_output"):
         cases = stream_tests(row["input_output"])
         return tuple(stream_asserts(cases)), STREAM_SETUP, examples(cases[:tests_in_prompt])
-    if "entry_point" not in row and not {"test_list"} & row.keys():
+    if "entry_point" not in row and "test_list" not in row:
         raise ValueError("input_output is empty")
     if row.get("test_list") not in (None, "") or "entry_point" not in row:
         imports = text_list(row, "test_imports", where) if row.get("test_imports") else []

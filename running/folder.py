@@ -170,14 +170,14 @@ def find_folder(run, default: str) -> None:
             now_and_then = f"is {now[key]}, but the run in {folder} was started with {before.get(key)}"
             schedule = " and a learning rate that falls until then" if key == "iterations" else ""
             raise InputError(f"--{key.replace('_', '-')} {now_and_then}{schedule}")
-    if fcntl is not None and not hasattr(run, "lock") and (folder / "lock").exists():
-        with (folder / "lock").open() as lock:
-            try:
+    if fcntl is not None and not hasattr(run, "lock"):
+        try:
+            with (folder / "lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"{OTHER_PROCESS} {folder}: wait until it ends, or give another --run-dir") from error
-            except OSError:
-                pass  # a file system without locks
+        except BlockingIOError as error:
+            raise InputError(f"{OTHER_PROCESS} {folder}: wait until it ends, or give another --run-dir") from error
+        except OSError:
+            pass  # nobody holds it, or the file system has no locks
     run.resumed = last_checkpoint(folder)
     if run.resumed:
         check_rows(folder, int(run.resumed.name[-6:]), now["iterations"])

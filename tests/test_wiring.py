@@ -474,21 +474,19 @@ def solution_files(tmp_path_factory):
     return files
 
 
+def reward_flags(two: list[str], files: dict[str, str], tmp_path: Path) -> dict:
+    """The smallest reward folder that sharedrep_grpo.py can train on."""
+    flags = {"dataset": files["arithmetic"], "socratic_dataset": files["arithmetic-socratic"], "split": "all"}
+    flags |= {"policy_lm": two[0], "proportion": 0.4, "test_fraction": 0.3, "epochs": 1, "max_new_tokens": 8}
+    return flags | {"reward_dir": str(tmp_path / "rewards")}
+
+
 def test_another_backbone_and_pooling_reach_every_score(two, solution_files, tmp_path):
-    flags = {
-        "dataset": solution_files["arithmetic"],
-        "socratic_dataset": solution_files["arithmetic-socratic"],
-        "split": "all",
-    }
+    flags = reward_flags(two, solution_files, tmp_path)
     flags |= {
-        "policy_lm": two[0],
         "backbone": two[1],
         "pooling": "last",
-        "proportion": 0.4,
-        "test_fraction": 0.3,
-        "epochs": 1,
     }
-    flags |= {"reward_dir": str(tmp_path / "rewards"), "max_new_tokens": 8}
     reward.main(reward.Args(**flags))
     rows = read_jsonl(tmp_path / "rewards" / "scores.jsonl")
     questions, texts = [row["question"] for row in rows], [row["response"] for row in rows]
@@ -504,22 +502,12 @@ def test_what_the_fits_are_of(two, solution_files, tmp_path, monkeypatch):
     fits, fit, betas, Adam = [], reward.fit, [], torch.optim.Adam
     monkeypatch.setattr(reward, "fit", lambda *a: fits.append(a) or fit(*a))
     monkeypatch.setattr(torch.optim, "Adam", lambda *a, **k: betas.append(k.get("betas")) or Adam(*a, **k))
-    flags = {
-        "dataset": solution_files["arithmetic"],
-        "socratic_dataset": solution_files["arithmetic-socratic"],
-        "split": "all",
-    }
+    flags = reward_flags(two, solution_files, tmp_path)
     flags |= {
-        "policy_lm": two[0],
-        "proportion": 0.4,
-        "test_fraction": 0.3,
-        "epochs": 1,
         "oracle_pairs": 10,
         "num_prompts": 16,
     }
     flags |= {
-        "reward_dir": str(tmp_path / "rewards"),
-        "max_new_tokens": 8,
         "oracle_lr": 0.5,
         "oracle_epochs": 3,
         "adam_betas": (0.7, 0.8),
@@ -549,19 +537,7 @@ def test_what_the_fits_are_of(two, solution_files, tmp_path, monkeypatch):
 
 
 def test_evaluations_leave_training_on_rewards_as_it_was(two, solution_files, tmp_path):
-    flags = {
-        "dataset": solution_files["arithmetic"],
-        "socratic_dataset": solution_files["arithmetic-socratic"],
-        "split": "all",
-    }
-    flags |= {
-        "policy_lm": two[0],
-        "proportion": 0.4,
-        "test_fraction": 0.3,
-        "epochs": 1,
-        "reward_dir": str(tmp_path / "rewards"),
-        "max_new_tokens": 8,
-    }
+    flags = reward_flags(two, solution_files, tmp_path)
     reward.main(reward.Args(**flags))
     rows = []
     for every in (1, 9):
