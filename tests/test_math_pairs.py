@@ -38,11 +38,21 @@ units
     \frac{63}{10m} ~ \frac{63}{10 m}
     \sqrt{2 g} ~ (2g)^{1/2}
     1.6\text{ nm} ~ 1.6
+    6\text{¢} ~ 6\text{ cents}
+    6¢ ~ 6
+    5\text{ s}^{-1} ~ 5
+    5\ \mathrm{m\,s^{-1}} ~ 5\ \mathrm{m/s}
+    9.8\text{ m}\,\text{s}^{-2} ~ 9.8\text{ m/s}^2
+    5 \text{ N}\cdot\text{m} ~ 5
     2.5\text{ keV} ~ 2.5
     40\text{ kpc} ~ 40
     1.2\text{ arcsec} ~ 1.2
     3\text{ cm}^2 ~ 3
 sets
+    ]1,2] ~ (1,2]
+    [1,2[ ~ 1 \le x < 2
+    (-\infty,2[ \cup ]3,\infty) ~ (-\infty,2)\cup(3,\infty)
+    \langle 1, 2 \rangle ~ (1,2)
     x<3 \text{ or } x>5 ~ (-\infty,3)\cup(5,\infty)
     x<3 or x>5 ~ x\in(-\infty,3)\cup(5,\infty)
     \{x \mid x<3\} ~ (-\infty,3)
@@ -73,6 +83,9 @@ ratios
     2:3 ~ 4:6
     1:2:3 ~ 2:4:6
 syntax
+    110_{\text{two}} ~ 110_2
+    59^{\text{th}} ~ 59
+    1\text{st} ~ 1
     \begin{pmatrix} 1 \\[4pt] 2 \end{pmatrix} ~ \begin{pmatrix} 1 \\ 2 \end{pmatrix}
     \(5\) ~ 5
     \dbinom{10}{3} ~ 120
@@ -116,6 +129,11 @@ values
     2^{50000} ~ 4^{25000}
     x^{30}+\sqrt{x} ~ \sqrt{x}+x^{30}
 labels
+    \vec{v} = (1,2) ~ (1,2)
+    \overrightarrow{AB} = \begin{pmatrix}1\\2\end{pmatrix} ~ \begin{pmatrix}1\\2\end{pmatrix}
+    \overline{AB} = 5 ~ 5
+    f'(2) = 5 ~ 5
+    P(A \cap B) = \frac15 ~ 0.2
     \mathbf{v} = \begin{pmatrix} 1 \\ 2 \end{pmatrix} ~ \begin{pmatrix} 1 \\ 2 \end{pmatrix}
     \angle ABC = 90^\circ ~ 90^\circ
     m\angle A = 30 ~ 30
@@ -134,6 +152,9 @@ labels
     x=\frac13\approx0.333 ~ 1/3
     \lfloor x+1\rfloor ~ \lfloor x\rfloor+1
 words
+    \text{Yes.} ~ Yes
+    B) ~ B
+    (B) 12 ~ B
     No ~ \text{no}
     \textbf{(A)} ~ A
 """
@@ -165,6 +186,8 @@ interval and list
     \frac13\approx0.33, 5 ~ \frac13
     x=1, y=2 ~ (1,2]
 sets
+    ]1,2] ~ [1,2]
+    [1,2[ ~ [1,2]
     x<3 or x>5 ~ 3<x<5
     x<3 \text{ or } x>5 ~ (-\infty,3]\cup(5,\infty)
     \mathbb{R}\setminus\{3\} ~ \mathbb{R}
@@ -227,6 +250,10 @@ words that change the value
     \text{not } x=5 ~ 5
     \text{not }A ~ A
 units
+    5\text{ s}^{-1} ~ 5\text{ s}
+    5\text{ m s}^{-2} ~ 5\text{ m/s}
+    5\text{ cm} - 2\text{ cm} ~ 5
+    5 \text{ N}\cdot 2\text{ m} ~ 5
     5\text{ hours }2\text{ minutes} ~ 5\text{ hours}
     5 feet 3 inches ~ 5
     4 m/2 ~ 4
@@ -272,6 +299,8 @@ digits beyond the precision
     3000!+1 ~ 3000!
     e^{-200}+1 ~ 1
 labels
+    \not= 5 ~ 5
+    \neg 5 ~ 5
     x+y=3 ~ 3
     \begin{pmatrix} 1 \\ 3 \end{pmatrix} = \begin{pmatrix} 1 \\ 2 \end{pmatrix} ~ \begin{pmatrix} 1 \\ 2 \end{pmatrix}
     a=1, b=-2 ~ a=1 \text{ or } a=-2
@@ -290,6 +319,9 @@ ratios
     1:20 ~ 2:40
     0:3 ~ 0:4
 syntax
+    110_{\text{three}} ~ 110_2
+    5^{\text{th}} ~ \frac15
+    (C) 12 ~ B
     4.5e33 ~ 4.5\times10^{32}
     \sin 30^\circ ~ \sin 30
     \lg 100 ~ 3

@@ -262,6 +262,7 @@ def compare_text(answer: str, gold: str, depth: int, work: Work) -> bool | None:
     """Choices such as (B), in which case is ignored from A to E; words, in which it always is; numerals in a base."""
     answer, gold = answer.replace('"', ""), gold.replace('"', "")
     a, b = (re.fullmatch(r"\(?\s*([A-Za-z])\s*\)?", s) for s in (answer, gold))
+    a = a or re.match(r"\(?([A-E])\) ", answer)  # (B) 12
     if a and b:
         return a[1] == b[1] or (b[1] in "ABCDE" and a[1].upper() == b[1])
     if re.fullmatch(r"[A-Za-z][A-Za-z' .-]+", gold) and answer.lower() == gold.lower():
@@ -435,9 +436,11 @@ def compare_sets(answer: str, gold: str, depth: int, work: Work) -> bool | None:
 
 
 MIRRORED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
-# What "x = 5" names: a letter or word with index, inverse or arguments, several words, a tuple of letters, a length.
+# What "x = 5" names: a letter or word with index, prime, inverse or arguments, a vector, several words, a tuple of
+# letters, a length.
 LABEL = re.compile(
-    r"\\?[A-Za-z]+(?:_\{? ?\\?\w+(?:[ +-]+\w+)* ?\}?)?(?:(?:\^\{?-1\}?)?\([\w, ]*\))?|m? ?\\angle ?[A-Z]{1,3}|"
+    r"(?!\\n[eo])\\?[A-Za-z]+(?:_\{? ?\\?\w+(?:[ +-]+\w+)* ?\}?)?'*(?:(?:\^\{?-1\}?)?\((?:[\w, |]|\\c[au]p)*\))?|"
+    r"\\(?:vec|hat|over\w+|widehat) ?\{? ?\w{1,3} ?\}?|m? ?\\angle ?[A-Z]{1,3}|"
     r"(?!.*\b(?:not?|never|isn't)\b)[A-Za-z]+(?: +[A-Za-z]+)+|"
     r"\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|\|[A-Z]{2}\|"
 )

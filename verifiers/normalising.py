@@ -53,9 +53,12 @@ SPELLINGS = r"""
     \frac{1}{4}         ¼
     \frac{3}{4}         ¾
     (-\infty,\infty)    \R ℝ
+    (           \langle ⟨
+    )           \rangle ⟩
     "$"         \$
     "€"         € \euro
     "£"         £ \pounds
+    "¢"         ¢ \cent
 """
 SPELLING_OF = {other: line.split()[0] for line in SPELLINGS.strip().splitlines() for other in line.split()[1:]}
 LAYOUT = r"""
@@ -77,6 +80,11 @@ DEGREES = re.compile(r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\bdegrees?\b
 PERCENT = re.compile(r'(?i)(?<=[\d}])\s*(?:%|"?percent(?:age)?"?|"?pct"?)\s*\Z')
 CHOOSE = re.compile(r"\{([^{}]{1,50})\\(choose|over)(?![A-Za-z])([^{}]{1,50})\}")
 BASE = re.compile(r'\(?(\w+)\)?\s*,?\s*\(?"?\s*(?:in )?base(?: |-)?"?\s*(\d+)\)?')  # 2516 (base 8)
+BASE_WORD = re.compile(r'_ ?\{? ?"(two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)" ?\}?')
+ORDINAL = re.compile(r"(?<=\d) ?(?:\^ ?)?\{?(?:\\text ?\{ ?)?(?:st|nd|rd|th) ?\}{0,2}\Z")
+NUMBER = dict(two=2, three=3, four=4, five=5, six=6, seven=7, eight=8, nine=9, ten=10, twelve=12, sixteen=16)
+OPEN_AT_START = re.compile(r"(\A|\\(?:cup|cap|in) ?)\](?=[^\[\](),]+,)")  # ]1,2[ is (1,2)
+OPEN_AT_END = re.compile(r"(,[^\[\](),]+)\[(?= ?(?:\Z|\\(?:cup|cap)(?![A-Za-z])))")
 POWER_OF_TEN = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 LARGE = re.compile(rf'(?<=\d)\s*"?\s*({"|".join(POWER_OF_TEN)})\b"?')
 FUNCTION_WORDS = "sqrt pi sin cos tan sec csc cot sinh cosh tanh arcsin arccos arctan ln lg log exp abs floor ceil"
@@ -95,7 +103,10 @@ def normalise(answer: str) -> str:
     """The answer in one spelling: without layout and outer braces, with prose in double quotes."""
     answer = re.sub(r"\\mathbb\s?\{?\s?R\s?\}?", r"\\R ", one_blank(answer.replace('"', " ")))
     s = one_blank(SYMBOL.sub(replacement, THOUSANDS.sub("", answer))).strip()
+    s = OPEN_AT_END.sub(r"\1)", OPEN_AT_START.sub(r"\1(", s))
+    s = ORDINAL.sub("", s)
     s = CHOOSE.sub(lambda m: rf"\{'binom' if m[2] == 'choose' else 'frac'}{{{m[1]}}}{{{m[3]}}}", f"{{{s}}}")
+    s = s[1:-1].strip() if s.startswith("{") else s
     for _ in range(8):  # outer braces
         s = s[1:-1].strip() if s.startswith("{") and closes_at_end(s) else s
     s = one_blank(JOINING_WORD.sub(joined, one_blank(DEGREES.sub(r" \\deg ", s))))
@@ -107,6 +118,7 @@ def normalise(answer: str) -> str:
     s = FULL_STOP.sub("", s).removeprefix(r"\approx").strip()
     s = LARGE.sub(lambda m: f"*10^{{{POWER_OF_TEN[m[1]]}}}", s)
     s = f"{base[1]}_{{{base[2]}}}" if (base := BASE.fullmatch(s)) else s
+    s = BASE_WORD.sub(lambda m: f"_{{{NUMBER[m[1]]}}}", s)
     if THOUSANDS_COMMAS.fullmatch(split_unit(s)[0]):
         s = s.replace(",", "")
     s = TIMES_TEN.sub("*", BARE_LOG.sub(r"\\log_{\1}(", s))
@@ -137,7 +149,7 @@ def joined(word: re.Match) -> str:
 
 def unwrapped(wrapper: re.Match) -> str:
     r"""What stands in \text{} or \mathrm{}, with quotes around its words and units."""
-    kind, content = wrapper[1], wrapper[2].replace('"', "")
+    kind, content = wrapper[1], FULL_STOP.sub("", wrapper[2].replace('"', "").strip())
     if kind not in TEXT.split("|"):
         after_number = re.search(r"[\d)}] ?\Z", wrapper.string[: wrapper.start()][-2:])
         if not after_number or unit_of(content) is None:
@@ -182,8 +194,8 @@ NO_UNIT = re.compile(
     r"non|never|none|neither|nor|wrong|false|incorrect|is|isn.*|are|aren.*|was|has|does|doesn.*|this|thus|its|his|yes|"
     r"perhaps|sometimes|always|maybe|else|equals?|means|gives|makes|cos|.*wards|across|versus"
 )
-UNIT_WORD = re.compile(r"[a-z$€£¢][a-z.'’]*|\\deg|/|\^ ?\{?[23]\}?")
-WORD = re.compile(r"(?<![\\A-Za-z\"])[A-Za-z][A-Za-z.'’]*")
+UNIT_WORD = re.compile(r"[a-z$€£¢][a-z.'’]*|\\deg|/|\^ ?\{?-?[123]\}?")
+WORD = re.compile(r"(?<![\\A-Za-z\"])[A-Za-z][A-Za-z.'’]*|[$€£¢]")
 PART = re.compile(r'"[^"]*"|\\?[A-Za-z][A-Za-z.]*|\d+|\S')  # of what may be a unit at the end of an answer
 MONEY = re.compile(r'([-+]? ?)"([$€£])" ?(.+)', re.DOTALL)
 TRIGONOMETRY = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
@@ -211,9 +223,11 @@ def split_unit(s: str) -> tuple[str, frozenset[str]]:
             starts.append(part.start())
         elif text == "/" and starts and not s[part.end() : starts[-1]].strip():
             starts[-1] = part.start()
-        elif text in ("2", "3") and not re.search(r"\^[ {]*\Z|[A-Za-z]\Z", s[: part.start()][-4:]):  # 5 feet 3 inches
-            break
-        elif text not in ("^", "{", "}", "2", "3", ".", "/"):
+        elif (text == "-" and re.search(r"\^[ {]*\Z", s[: part.start()])) or (text == "*" and starts):
+            continue  # s^{-1}, N*m
+        elif text in ("1", "2", "3") and not re.search(r"\^[ {-]*\Z|[A-Za-z]\Z", s[: part.start()][-4:]):
+            break  # 5 feet 3 inches
+        elif text not in ("^", "{", "}", "1", "2", "3", ".", "/"):
             break
     for start in reversed(starts):
         value, phrase = s[:start].strip(), s[start:]
@@ -241,7 +255,8 @@ def unit_of(phrase: str) -> frozenset[str] | None:
         elif word[0] == "^" or (word in ("squared", "cubed") and words):
             if not words:
                 return None
-            words[-1] += "^3" if "3" in word or word == "cubed" else "^2"
+            words[-1] = ("/" if "-" in word else "") + words[-1]
+            words[-1] += "^3" if "3" in word or word == "cubed" else "^2" if "1" not in word else ""
         elif word in UNIT_OF:
             words += f"{per}{UNIT_OF[word]}{power}".split()
             per, power, plural = "", "", True
