@@ -251,7 +251,8 @@ def to_problem(row: dict, where: str, tests_in_prompt: int) -> Problem:
     level = re.search(r"\d{1,9}", cell(row, "level"))
     level, subject = int(level[0]) if level else None, cell(row, "subject", "type")
     tested = any(row.get(name) not in (None, "") for name in CODE_COLUMNS)  # in a table of both kinds some are empty
-    if tested or (any(name in row for name in CODE_COLUMNS) and not cell(row, *ANSWER_COLUMNS)):
+    answered = cell(row, *ANSWER_COLUMNS) or "\\boxed" in cell(row, *SOLUTION_COLUMNS)
+    if tested or (any(name in row for name in CODE_COLUMNS) and not answered):
         reference = cell(row, *REFERENCE_COLUMNS).replace("\r\n", "\n")
         if "entry_point" in row and row.get("canonical_solution"):  # the rest of a function that the prompt begins
             reference = f"{row.get('prompt') or ''}{row['canonical_solution']}"

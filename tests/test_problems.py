@@ -312,9 +312,12 @@ def test_one_table_of_both_kinds(tmp_path):
     """A Parquet file gives each row each column: red if a null makes a mathematical problem one of code."""
     code = {"question": "f?", "test_list": ["assert f() == 1"], "input_output": None, "answer": None}
     maths = {"question": "1 + 1?", "test_list": None, "input_output": None, "answer": "2"}
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([code, maths]), tmp_path / "rows.parquet")
+    solved = {"question": "1 + 2?", "test_list": None, "solution": "It is \\boxed{3}."}
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([code | {"solution": None}, maths, solved]), tmp_path / "rows.parquet"
+    )
     problems = common.load_problems(str(tmp_path / "rows.parquet"), "all")
-    assert [(p.answer, p.tests) for p in problems] == [("", ("assert f() == 1",)), ("2", ())]
+    assert [(p.answer, p.tests) for p in problems] == [("", ("assert f() == 1",)), ("2", ()), ("3", ())]
 
 
 # ---- splits and subsets --------------------------------------------------------------------------------------------
