@@ -52,15 +52,22 @@ def parse(Args, description: str, default=None):
 
 
 def narrow(text: str) -> str:
-    """A docstring in WIDTH columns: paragraphs and numbered points filled, equations (four blanks) wrapped alone."""
+    """A docstring in WIDTH columns: paragraphs and numbered points filled, equations (four blanks) broken at gaps."""
     lines = []
     for line in text.splitlines():
         goes_on = lines and lines[-1] and not lines[-1].startswith("    ") and not re.match(r"$|    |\d+\. ", line)
         lines[-1:] = [f"{lines[-1]} {line.strip()}"] if goes_on else [*lines[-1:], line]
     wrapped = []
     for line in lines:
-        indent = " " * 8 if line.startswith("    ") else "   " if re.match(r"\d+\. ", line) else ""
-        wrapped.append(textwrap.fill(line, WIDTH, subsequent_indent=indent, break_on_hyphens=False))
+        equation = line.startswith("    ")
+        point = re.match(r"\d+\. ", line)
+        indent = " " * (len(line) - len(line.lstrip()) + 4) if equation else "   " if point else ""
+        columns = re.split(r"(?<=\S)( {4,})", line) if equation else [line]
+        parts = columns[:1]
+        for gap, column in zip(columns[1::2], columns[2::2]):
+            fits = len(parts[-1] + gap + column) <= WIDTH or len(parts[-1]) < 12  # "critic    sum_i ..." stays together
+            parts[-1:] = [parts[-1] + gap + column] if fits else [parts[-1], indent + column]
+        wrapped += [textwrap.fill(p, WIDTH, subsequent_indent=indent, break_on_hyphens=False) for p in parts]
     return "\n".join(wrapped) + "\n"
 
 

@@ -24,7 +24,7 @@ import common
 import mlmt_rl
 import runs
 import score
-from running import folder
+from running import command_line, folder
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_folder_in_use_is_left_alone(quick, refused, tmp_path, coin_rewards): 
     """Red if a second process writes into the folder of a run that lives, or if it may not after its end."""
     args = quick(iterations=1)
     mlmt_rl.main(args)
-    code = "import pathlib, time; from types import SimpleNamespace; from running import folder; "
+    code = "import pathlib, time; from types import SimpleNamespace; from running import command_line, folder; "
     code += "run = SimpleNamespace(folder=pathlib.Path('run'), args=SimpleNamespace(run_dir='run')); "
     code += "folder.claim(run); print('claimed', flush=True); time.sleep(999)"
     environment = os.environ | {"PYTHONPATH": str(REPO)}
@@ -486,6 +486,17 @@ def test_help_shows_groups_in_80_columns(script, monkeypatch, capsys):
     flags = source.split("class Args")[1].split("\n\n\n")[0]
     for name in re.findall(r"^    (\w+): (?!Annotated\[tuple)", flags, re.MULTILINE):
         assert f"--{name.replace('_', '-')} " in text or f"--{name.replace('_', '-')}," in text, name
+
+
+def test_an_equation_is_broken_where_its_columns_part():
+    """Red if what explains a formula is wrapped into it, or a short name stands alone on a line."""
+    equation = f"    A = R - V(x)      B = R - V(x,z)      {'what explains them, ' * 2}in words"
+    assert command_line.narrow(equation).splitlines() == [
+        "    A = R - V(x)      B = R - V(x,z)",
+        "        what explains them, what explains them, in words",
+    ]
+    long = f"    critic    {'sum_i Q_i ' * 8}".rstrip()
+    assert command_line.narrow(long).splitlines()[0].startswith("    critic    sum_i")
 
 
 def test_help_into_head():
