@@ -74,6 +74,122 @@ def test_the_page_says_what_the_runs_said():
             assert (method in figure) == any(compare.best_command(runs, method, task) for task in tasks), method
 
 
+def test_the_prose_says_what_the_runs_said():
+    """Red if a figure in a sentence of docs/evidence.md or of a page of a method is not that of benchmarks/compare.json."""
+    found = json.loads(compare.PUBLISHED.read_text())
+    page = " ".join(compare.PAGES[0].read_text(encoding="utf-8").split())
+
+    def each(method: str, task: str, figure) -> list[float]:  # of each seed
+        command = compare.best_command(found["methods"], method, task)
+        rows = [row for row in found["methods"] if row["command"] == command]
+        return [figure(row) for row in sorted(rows, key=lambda row: row["seed"])]
+
+    def mean(method: str, task: str, figure) -> float:
+        return float(np.mean(each(method, task, figure)))
+
+    def last(method: str, task: str) -> float:
+        return compare.summary(found["methods"], compare.best_command(found["methods"], method, task), "all")[0]
+
+    def of(turn: int, level: str = "all"):
+        return lambda row: row[f"accuracy_{turn}"][level]
+
+    def quality(name: str):
+        return lambda row: row["feedback_quality"][name]
+
+    def tokens(row: dict) -> float:
+        return row["curve"][-1][1] / 1000
+
+    blind = [last(method, "conventions") for method in ("GRPO", "expert iteration", "SCoRe")]
+    final = [row["feedback_quality"]["utility"] for row in found["stages"] if row["iteration"] == 40]
+    guided, ours, hint = "RL-Guided SCoRe", "MLMT-RL", "SMART-SCoRe"
+    stop = f"{ours}, stop"
+    sentences = [
+        ("(utility {}, {}, {} with the three seeds)", each(guided, "functions", quality("utility"))),
+        ("MLMT-RL's is worth {}, {} and {}, because", each(ours, "functions", quality("utility"))),
+        ("stays at {}, {} and {}: the better", each(ours, "functions", of(1))),
+        ("the seeds peak at {}, {} and {}", each("ArCHer", "functions", lambda row: max(p[3] for p in row["curve"]))),
+        ("and end at {}, {} and {};", each("ArCHer", "functions", of(1))),
+        ("(expert iteration {})", [last("expert iteration", "functions")]),
+        ("reach that, {} to {}, however", [min(blind), max(blind)]),
+        ("fixes {} and breaks", [mean("SCoRe", "conventions", lambda row: row["fixed"])]),
+        ("and breaks {}. ArCHer", [mean("SCoRe", "conventions", lambda row: row["broken"])]),
+        ("both reach {}; an untrained", [last(guided, "conventions")]),
+        ("both reach {}; an untrained", [last(ours, "conventions")]),
+        ("ArCHer stays below ({})", [last("ArCHer", "conventions")]),
+        ("hint (SMART-SCoRe) brings {}.", [last(hint, "conventions")]),
+        ("expert iteration {} with one attempt,", [last("expert iteration", "arithmetic")]),
+        ("MLMT-RL {} (its first attempt: {})", [last(ours, "arithmetic"), mean(ours, "arithmetic", of(1))]),
+        ("worse than its first ones ({}, {})", [mean(hint, "arithmetic", of(turn)) for turn in (2, 1)]),
+        ("InTRO rises to {} at", each("InTRO", "arithmetic", lambda row: max(p[3] for p in row["curve"]))),
+        ("gains {} ± .02 over the fixed", each(guided, "countdown", quality("utility"))),
+        ("and {} ± .02 in `mlmt_rl.py` (utility", each(ours, "countdown", quality("utility"))),
+        ("first ({} →", each(guided, "countdown", of(1, "3"))),
+        ("→ {} and", each(guided, "countdown", of(2, "3"))),
+        ("and {} → {}). With four", [each(ours, "countdown", of(turn, "3"))[0] for turn in (1, 2)]),
+        ("With four (`mlmt_rl.py`: {} → {})", [each(ours, "countdown", of(turn, "4"))[0] for turn in (1, 2)]),
+        ("gains nothing ({} → {})", [each("SCoRe", "countdown", of(turn))[0] for turn in (1, 2)]),
+        ("is {} in the second half", each(ours, "countdown", lambda row: row["explained_variance"])),
+        ("and {} where the value loss", each(stop, "countdown", lambda row: row["explained_variance"])),
+        ("in every run ({}, {}, {})", final),
+    ]
+    for sentence, values in sentences:
+        expected = sentence.format(*(compare.number(value).replace("-", "−") for value in values))
+        assert expected in page, expected
+    pages = {
+        path.stem: " ".join(path.read_text(encoding="utf-8").split()) for path in (REPO / "docs/methods").glob("*.md")
+    }
+    for page_of, sentence, pairs in [
+        ("grpo", "`functions`: {}; `countdown`: {}, where", [("GRPO", "functions"), ("GRPO", "countdown")]),
+        ("grpo", "`conventions`: {}, of the .59", [("GRPO", "conventions")]),
+        (
+            "expert_iteration",
+            "`functions`: {}; `countdown`: {}, GRPO {}",
+            [
+                ("expert iteration", "functions"),
+                ("expert iteration", "countdown"),
+                ("GRPO", "countdown"),
+            ],
+        ),
+        ("expert_iteration", "`conventions`: {}, of the .59", [("expert iteration", "conventions")]),
+        ("score", "`functions`: {} in both turns", [("SCoRe", "functions")]),
+        (
+            "score",
+            "`conventions`: {}, which is what counting leaves; `countdown`: {}",
+            [
+                ("SCoRe", "conventions"),
+                ("SCoRe", "countdown"),
+            ],
+        ),
+        ("rl_guided_score", "turn 2 {}; the feedback is worth nothing", [(guided, "functions")]),
+        (
+            "rl_guided_score",
+            "told all asserts: {}, SMART-SCoRe {}; `countdown`: {}, SMART-SCoRe {}",
+            [
+                (guided, "conventions"),
+                (hint, "conventions"),
+                (guided, "countdown"),
+                (hint, "countdown"),
+            ],
+        ),
+        ("mlmt_rl", "turn 2 {}, of which", [(ours, "functions")]),
+        (
+            "mlmt_rl",
+            "over all problems {}, where GRPO has {}. `countdown`: {}, where GRPO has {} with",
+            [
+                (ours, "conventions"),
+                ("GRPO", "conventions"),
+                (ours, "countdown"),
+                ("GRPO", "countdown"),
+            ],
+        ),
+        ("archer", "(.42 → {}, .19 → {})", [("ArCHer", "arithmetic"), ("ArCHer", "countdown")]),
+    ]:
+        expected = sentence.format(*(compare.number(last(*pair)) for pair in pairs))
+        assert expected in pages[page_of], expected
+    counted = [f"{mean(method, 'countdown', tokens):,.0f}" for method in (ours, "ArCHer", "GRPO")]
+    assert "sampled {} thousand, ArCHer {}, the others {}.".format(*counted) in page, counted
+
+
 def searched(task: str, settings: dict[tuple, float], seed: int = 101) -> list[dict]:
     rows = []
     for setting, right in settings.items():
