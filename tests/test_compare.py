@@ -75,7 +75,7 @@ def test_the_page_says_what_the_runs_said():
 
 
 def test_the_prose_says_what_the_runs_said():
-    """Red if a figure in a sentence of docs/evidence.md or of a page of a method is not that of benchmarks/compare.json."""
+    """Red if a figure in a sentence of docs/evidence.md or of a method page is not that of benchmarks/compare.json."""
     found = json.loads(compare.PUBLISHED.read_text())
     page = " ".join(compare.PAGES[0].read_text(encoding="utf-8").split())
 
