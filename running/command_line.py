@@ -176,6 +176,12 @@ def run(main, args, script: str):
         if first_here():
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        if first_here():
+            print(f"error: no permission to use {error.filename}", file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:
         leave_quietly()
     except KeyboardInterrupt as interrupt:

@@ -359,6 +359,19 @@ def test_from_the_shell(tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_a_file_of_someone_else(capsys):
+    """Red if a folder that may not be read ends in a traceback, or a mistake of ours that names no file is hidden."""
+
+    def main(name):
+        raise PermissionError(13, "Permission denied", name)
+
+    with pytest.raises(SystemExit) as ending:
+        common.run(main, "model/config.json", "")
+    assert (ending.value.code, capsys.readouterr().err) == (2, "error: no permission to use model/config.json\n")
+    with pytest.raises(PermissionError):
+        common.run(main, None, "")
+
+
 def test_a_terminal_that_knows_ascii_alone():
     """Red if ± ends an evaluation in a traceback, after hours."""
     command = [sys.executable, "-c", "import common; common.run(lambda args: print('\xb1'), None, '')"]
