@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -46,6 +47,23 @@ def test_the_page_says_what_the_runs_said(script):
     turn = 2 if "accuracy_2" in found["as it is"] else 1
     start, end = (ablations.number(found["as it is"][f"{name}_{turn}"]) for name in ("start", "accuracy"))
     assert f"{start} → {end}" in row
+
+
+# Figures of the points that are no cell of the table above them: read in the metrics or the episodes of its runs,
+# or the difference of two cells.
+READ = {"archer": {".96", ".42", ".34"}, "intro": {".09", ".91", ".50", ".10", ".99", ".93"}, "mlmt_rl": {".21"}}
+READ |= {"rl_guided_score": {".22", ".28"}, "score": {".48"}}
+
+
+@pytest.mark.parametrize("script", ablations.ABLATIONS)
+def test_the_points_say_what_the_table_says(script):
+    """Red if a run is done again and the sentences below its table keep a figure that the table has lost."""
+    name = Path(script).stem
+    page = (ablations.PAGES / f"{name}.md").read_text(encoding="utf-8")
+    table, points = page.split("## Details that matter")[1].split("## Results here")[0].split("\n- **", 1)
+    cells = {*re.findall(r"-?\d*\.\d+", table[table.index("| changed") :])}
+    figures = {*re.findall(r"(?<![\d\w.])-?\.\d{2,3}(?!\d)|(?<![\d\w.])\d+\.\d{2}(?!\d)", points)}
+    assert figures - cells == READ.get(name, set())
 
 
 def test_a_table_by_hand():
