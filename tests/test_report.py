@@ -178,7 +178,7 @@ def test_charts_say_what_they_count(tmp_path):
         ("rollout/response_length_1", "tokens"),
     ):
         assert words in drawn(metric), metric
-    assert charts.MEANINGS["losses/entropy"].startswith("nats a token")
+    assert charts.MEANINGS["losses/entropy"].startswith("entropy in nats per token")
     page = draw(tmp_path, run["name"])
     assert f'title="losses/kl_solver: {charts.MEANINGS["losses/kl_solver"][:30]}' in page
     units = {name: charts.unit(name) for name in charts.MEANINGS}
