@@ -322,6 +322,12 @@ syntax
     110_{\text{three}} ~ 110_2
     5^{\text{th}} ~ \frac15
     (C) 12 ~ B
+    (A) or (B) ~ A
+    (A) \text{ or } (B) ~ A
+    A) B) C) ~ A
+    (A) 1, (B) 2 ~ A
+    (A) \text{ is wrong} ~ A
+    (A) and B ~ A
     4.5e33 ~ 4.5\times10^{32}
     \sin 30^\circ ~ \sin 30
     \lg 100 ~ 3

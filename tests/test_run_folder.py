@@ -53,7 +53,7 @@ def test_a_folder_in_use_is_left_alone(quick, refused, tmp_path, coin_rewards): 
     """Red if a second process writes into the folder of a run that lives, or if it may not after its end."""
     args = quick(iterations=1)
     mlmt_rl.main(args)
-    code = "import pathlib, time; from types import SimpleNamespace; from running import command_line, folder; "
+    code = "import pathlib, time; from types import SimpleNamespace; from running import folder; "
     code += "run = SimpleNamespace(folder=pathlib.Path('run'), args=SimpleNamespace(run_dir='run')); "
     code += "folder.claim(run); print('claimed', flush=True); time.sleep(999)"
     environment = os.environ | {"PYTHONPATH": str(REPO)}

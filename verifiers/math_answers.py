@@ -262,7 +262,7 @@ def compare_text(answer: str, gold: str, depth: int, work: Work) -> bool | None:
     """Choices such as (B), in which case is ignored from A to E; words, in which it always is; numerals in a base."""
     answer, gold = answer.replace('"', ""), gold.replace('"', "")
     a, b = (re.fullmatch(r"\(?\s*([A-Za-z])\s*\)?", s) for s in (answer, gold))
-    a = a or re.match(r"\(?([A-E])\) ", answer)  # (B) 12
+    a = a or re.fullmatch(r"\(?([A-E])\) (?:[\d\s.+*/^{}%-]|\\(?:frac|sqrt|pi|deg))+", answer)  # (B) 12
     if a and b:
         return a[1] == b[1] or (b[1] in "ABCDE" and a[1].upper() == b[1])
     if re.fullmatch(r"[A-Za-z][A-Za-z' .-]+", gold) and answer.lower() == gold.lower():

@@ -80,9 +80,9 @@ DEGREES = re.compile(r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\bdegrees?\b
 PERCENT = re.compile(r'(?i)(?<=[\d}])\s*(?:%|"?percent(?:age)?"?|"?pct"?)\s*\Z')
 CHOOSE = re.compile(r"\{([^{}]{1,50})\\(choose|over)(?![A-Za-z])([^{}]{1,50})\}")
 BASE = re.compile(r'\(?(\w+)\)?\s*,?\s*\(?"?\s*(?:in )?base(?: |-)?"?\s*(\d+)\)?')  # 2516 (base 8)
-BASE_WORD = re.compile(r'_ ?\{? ?"(two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)" ?\}?')
 ORDINAL = re.compile(r"(?<=\d) ?(?:\^ ?)?\{?(?:\\text ?\{ ?)?(?:st|nd|rd|th) ?\}{0,2}\Z")
-NUMBER = dict(two=2, three=3, four=4, five=5, six=6, seven=7, eight=8, nine=9, ten=10, twelve=12, sixteen=16)
+BASES = dict(two=2, three=3, four=4, five=5, six=6, seven=7, eight=8, nine=9, ten=10, twelve=12, sixteen=16)
+BASE_WORD = re.compile(rf'_ ?\{{? ?"({"|".join(BASES)})" ?\}}?')
 OPEN_AT_START = re.compile(r"(\A|\\(?:cup|cap|in) ?)\](?=[^\[\](),]+,)")  # ]1,2[ is (1,2)
 OPEN_AT_END = re.compile(r"(,[^\[\](),]+)\[(?= ?(?:\Z|\\(?:cup|cap)(?![A-Za-z])))")
 POWER_OF_TEN = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
@@ -118,7 +118,7 @@ def normalise(answer: str) -> str:
     s = FULL_STOP.sub("", s).removeprefix(r"\approx").strip()
     s = LARGE.sub(lambda m: f"*10^{{{POWER_OF_TEN[m[1]]}}}", s)
     s = f"{base[1]}_{{{base[2]}}}" if (base := BASE.fullmatch(s)) else s
-    s = BASE_WORD.sub(lambda m: f"_{{{NUMBER[m[1]]}}}", s)
+    s = BASE_WORD.sub(lambda m: f"_{{{BASES[m[1]]}}}", s)
     if THOUSANDS_COMMAS.fullmatch(split_unit(s)[0]):
         s = s.replace(",", "")
     s = TIMES_TEN.sub("*", BARE_LOG.sub(r"\\log_{\1}(", s))
