@@ -144,43 +144,26 @@ def test_the_prose_says_what_the_runs_said():
         (
             "expert_iteration",
             "`functions`: {}; `countdown`: {}, GRPO {}",
-            [
-                ("expert iteration", "functions"),
-                ("expert iteration", "countdown"),
-                ("GRPO", "countdown"),
-            ],
+            [("expert iteration", "functions"), ("expert iteration", "countdown"), ("GRPO", "countdown")],
         ),
         ("expert_iteration", "`conventions`: {}, of the .59", [("expert iteration", "conventions")]),
         ("score", "`functions`: {} in both turns", [("SCoRe", "functions")]),
         (
             "score",
             "`conventions`: {}, which is what counting leaves; `countdown`: {}",
-            [
-                ("SCoRe", "conventions"),
-                ("SCoRe", "countdown"),
-            ],
+            [("SCoRe", "conventions"), ("SCoRe", "countdown")],
         ),
         ("rl_guided_score", "turn 2 {}; the feedback is worth nothing", [(guided, "functions")]),
         (
             "rl_guided_score",
             "told all asserts: {}, SMART-SCoRe {}; `countdown`: {}, SMART-SCoRe {}",
-            [
-                (guided, "conventions"),
-                (hint, "conventions"),
-                (guided, "countdown"),
-                (hint, "countdown"),
-            ],
+            [(guided, "conventions"), (hint, "conventions"), (guided, "countdown"), (hint, "countdown")],
         ),
         ("mlmt_rl", "turn 2 {}, of which", [(ours, "functions")]),
         (
             "mlmt_rl",
             "over all problems {}, where GRPO has {}. `countdown`: {}, where GRPO has {} with",
-            [
-                (ours, "conventions"),
-                ("GRPO", "conventions"),
-                (ours, "countdown"),
-                ("GRPO", "countdown"),
-            ],
+            [(ours, "conventions"), ("GRPO", "conventions"), (ours, "countdown"), ("GRPO", "countdown")],
         ),
         ("archer", "(.42 → {}, .19 → {})", [("ArCHer", "arithmetic"), ("ArCHer", "countdown")]),
     ]:
