@@ -1,10 +1,11 @@
 """Minority and majority scores of every reward of sharedrep_grpo.py, over seeds and proportions of the minority.
 
-    python benchmarks/sharedrep.py --folder sharedrep_runs --workers 2
+    python benchmarks/sharedrep.py --publish     80 runs, HOURS
 
 Runs the whole pipeline of each seed, then every reward at every proportion; what is done is not run again. Variants at
 one proportion show what the authors' settings change: MaxMin at a tenth of the rate, heads that are not calibrated.
-Writes {folder}/results.jsonl and prints the tables of docs/sharedrep.md: means, and half of the 95 % t interval.
+Prints the tables of docs/sharedrep.md: means, and half of the 95 % t interval. --publish puts them into the repository:
+benchmarks/sharedrep.json, and the tables between their marks in docs/sharedrep.md.
 """
 
 import json
@@ -23,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import common  # noqa: E402
 
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262}  # of a mean of so many seeds
+PAGE, PUBLISHED = ROOT / "docs/sharedrep.md", ROOT / "benchmarks/sharedrep.json"
+T_95 = (0, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of a mean of 1, 2, ... seeds
 HEADS = ("sharedrep", "maxmin", "uniform")
 
 
@@ -39,13 +41,17 @@ class Args:
     """the proportion at which the authors' settings are tried"""
     workers: int = 2
     """runs side by side, one thread each"""
+    publish: bool = False
+    """put the results into the repository"""
 
 
 def call(script: str, log: Path, *flags) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / script), *map(str, flags)]
     with log.open("w") as file:
-        subprocess.run(command, stdout=file, stderr=file, env=environment, check=True)
+        ended = subprocess.run(command, stdout=file, stderr=file, env=environment)
+    if ended.returncode:
+        sys.exit(f"error: a run failed, its last lines are in {log}; mend it and start again, what is done is kept")
 
 
 def prepare(seed: int, args: Args) -> None:
@@ -82,9 +88,11 @@ def train(job: tuple, args: Args) -> dict:
     return {"reward": reward + variant, "proportion": proportion, "seed": seed, "run": name} | figures
 
 
-def interval(values: list[float]) -> str:
-    half = T_95[len(values)] * np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0
-    return f"{np.mean(values):.3f} ± {half:.3f}".replace("0.", ".").replace("-", "−")
+def heads_of(seed: int, args: Args) -> list[dict]:
+    """How many held-out pairs the heads of a seed order as each group does, for the proportions that were asked for."""
+    rows = [json.loads(line) for line in (args.folder / f"reward-{seed}" / "heads.jsonl").read_text().splitlines()]
+    last = {(row["proportion"], row["method"]): {"seed": seed} | row for row in rows}
+    return [last[proportion, method] for proportion in args.proportions for method in HEADS]
 
 
 def add_wins(results: list[dict], args: Args) -> None:
@@ -102,55 +110,85 @@ def last_scores(run_dir: Path) -> dict[str, dict]:
     return {row["id"]: row for row in rows if row["iteration"] == rows[-1]["iteration"]}
 
 
-def differences_table(results: list[dict], args: Args) -> None:
-    """SharedRep minus MaxMin, both of the same seed."""
-    print("\n| sharedrep − maxmin | minority | majority | worst group | accuracy |\n|---|---|---|---|---|")
-    runs = {(row["reward"], row["proportion"], row["seed"]): row for row in results}
-    for proportion in args.proportions:
-        pairs = [[runs[reward, proportion, seed] for reward in HEADS[:2]] for seed in args.seeds]
-        names = ("minority", "majority", "worst_group", "accuracy_1")
-        figures = [interval([ours[name] - theirs[name] for ours, theirs in pairs]) for name in names]
-        print(f"| {f'{proportion:g}'.lstrip('0')} | {' | '.join(figures)} |")
+def interval(values: list[float]) -> str:
+    half = T_95[len(values) - 1] * np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0
+    return f"{np.mean(values):.3f} ± {half:.3f}".replace("0.", ".").replace("-", "−")
 
 
-def heads_table(args: Args) -> None:
-    """Held-out pairs that the heads order as each group does, over the seeds."""
-    print("\n| heads | proportion | minority pairs | minority | majority |\n|---|---|---|---|---|")
-    for proportion in args.proportions:
-        for method in HEADS:
-            rows = []
-            for seed in args.seeds:
-                lines = (args.folder / f"reward-{seed}" / "heads.jsonl").read_text().splitlines()
-                found = [
-                    row for row in map(json.loads, lines) if (row["method"], row["proportion"]) == (method, proportion)
-                ]
-                rows.append(found[-1])
-            pairs = np.mean([row["pairs_minority"] for row in rows])
-            figures = [interval([row[f"accuracy_{group}"] for row in rows]) for group in ("minority", "majority")]
-            print(f"| {method} | {f'{proportion:g}'.lstrip('0')} | {pairs:.0f} | {' | '.join(figures)} |")
+def markdown(columns: str, rows: list[list[str]]) -> str:
+    lines = [columns, " | ".join("---" for _ in columns.split(" | ")), *map(" | ".join, rows)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def share(proportion: float) -> str:
+    return f"{proportion:g}".lstrip("0")
+
+
+def groups_of(rows: list[dict], *names: str) -> dict[tuple, list[dict]]:
+    """The rows by what they say of `names`, in order."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def tables(found: dict[str, list[dict]]) -> dict[str, str]:
+    """The tables of docs/sharedrep.md, by the names of their marks."""
+    names, lines = ("minority", "majority", "worst_group", "accuracy_1", "win_minority", "win_majority"), []
+    for (reward, proportion), rows in groups_of(found["runs"], "reward", "proportion").items():
+        figures = [interval([row[name] for row in rows]) for name in names]
+        lines.append([reward, "-" if reward == "gold" else share(proportion), *figures])
+    columns = "reward | proportion | minority | majority | worst group | accuracy"
+    made = {"rewards": markdown(f"{columns} | minority's wins against gold | majority's", lines)}
+    runs, lines = groups_of(found["runs"], "reward", "proportion"), []
+    for proportion in dict.fromkeys(row["proportion"] for row in found["heads"]):
+        pairs = list(zip(*(runs[reward, proportion] for reward in HEADS[:2]), strict=True))  # of the same seeds
+        figures = [interval([ours[name] - theirs[name] for ours, theirs in pairs]) for name in names[:4]]
+        lines.append([share(proportion), *figures])
+    made["differences"] = markdown("sharedrep − maxmin | minority | majority | worst group | accuracy", lines)
+    lines = []
+    for (proportion, method), rows in groups_of(found["heads"], "proportion", "method").items():
+        figures = [interval([row[f"accuracy_{group}"] for row in rows]) for group in ("minority", "majority")]
+        lines.append([method, share(proportion), f"{np.mean([row['pairs_minority'] for row in rows]):.0f}", *figures])
+    return made | {"heads": markdown("heads | proportion | minority pairs | minority | majority", lines)}
+
+
+def with_tables(page: str, found: dict[str, list[dict]]) -> str:
+    """The page, with new tables between its marks."""
+    for name, table in tables(found).items():
+        marks = f"<!-- sharedrep: {name} -->", f"<!-- end of {name} -->"
+        before, rest = page.split(marks[0])
+        page = f"{before}{marks[0]}\n{table}\n{marks[1]}{rest.split(marks[1])[1]}"
+    return page
 
 
 def main(args: Args) -> None:
+    if not 1 <= len(args.seeds) <= len(T_95) or not args.proportions or args.workers < 1:
+        sys.exit(f"error: --seeds takes 1 to {len(T_95)} seeds, --proportions and --workers one or more")
+    if args.variants_at not in args.proportions:
+        sys.exit(f"error: --variants-at {args.variants_at:g} must be one of --proportions")
+    if args.folder.exists() and not args.folder.is_dir():
+        sys.exit(f"error: --folder {args.folder} is no folder")
     args.folder.mkdir(parents=True, exist_ok=True)
     jobs = [(seed, "gold", args.proportions[0], "") for seed in args.seeds]
-    jobs += [(seed, reward, p, "") for seed in args.seeds for p in args.proportions for reward in HEADS]
+    jobs += [(seed, reward, p, "") for p in args.proportions for reward in HEADS for seed in args.seeds]
     variants = (("maxmin", "-slow"), ("sharedrep", "-raw"), ("maxmin", "-raw"))
-    jobs += [(seed, reward, args.variants_at, variant) for seed in args.seeds for reward, variant in variants]
+    jobs += [(seed, reward, args.variants_at, variant) for reward, variant in variants for seed in args.seeds]
     with ThreadPoolExecutor(args.workers) as pool:
         list(pool.map(lambda seed: prepare(seed, args), args.seeds))
-        results = list(pool.map(lambda job: train(job, args), jobs))
-    add_wins(results, args)
-    (args.folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results))
-    columns = "minority | majority | worst group | accuracy | minority's wins against gold | majority's"
-    print(f"| reward | proportion | {columns} |\n|---|---|---|---|---|---|---|---|")
-    for reward, proportion in dict.fromkeys((row["reward"], row["proportion"]) for row in results):
-        rows = [row for row in results if (row["reward"], row["proportion"]) == (reward, proportion)]
-        names = ("minority", "majority", "worst_group", "accuracy_1", "win_minority", "win_majority")
-        figures = [interval([row[name] for row in rows]) for name in names]
-        print(f"| {reward} | {'-' if reward == 'gold' else f'{proportion:g}'.lstrip('0')} | {' | '.join(figures)} |")
-    differences_table(results, args)
-    heads_table(args)
+        runs = list(pool.map(lambda job: train(job, args), jobs))
+    add_wins(runs, args)
+    found = {"runs": runs, "heads": [row for seed in args.seeds for row in heads_of(seed, args)]}
+    (args.folder / "sharedrep.json").write_text(json.dumps(found, indent=1) + "\n")
+    for name, table in tables(found).items():
+        print(f"\n{name}\n\n{table}")
+    if args.publish:
+        PUBLISHED.write_text(json.dumps(found, indent=1) + "\n")
+        PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except KeyboardInterrupt:
+        sys.exit("stopped: the same command goes on")

@@ -1106,6 +1106,20 @@ ORIGINALS = [
         "return r.min(1).values if",
         "test_sharedrep.py::test_the_mean_of_minima_is_not_the_minimum_of_means",
     ),
+    ("mlmt_rl.py", "if shared:", "if False:", "test_gradients.py::test_shared_baseline_biases_the_first_attempt"),
+    (
+        "verifiers/math_answers.py",
+        "end = closing[box.end()] + 1",
+        'end = text.index("}", box.end()) + 1',
+        "test_math_answers.py::test_every_gold_of_math_equals_itself",
+    ),
+    (
+        "README.md",
+        "--critic-input separate --dataset",
+        "--critic-inputs separate --dataset",
+        "test_project.py::test_commands_of_the_readme_are_understood",
+    ),
+    ("runs.py", 'torch.set_rng_state(trainer["rng"])', "pass", "test_sharedrep.py::test_resumed_is_uninterrupted"),
 ]
 
 

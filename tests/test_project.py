@@ -298,7 +298,8 @@ def test_every_mutant_can_be_made():
     for script, old, new, *_ in [*MUTANTS, *ORIGINALS]:
         assert (ROOT / script).read_text(encoding="utf-8").count(old) == 1 and new != old, (script, old)
     page = (ROOT / "docs/originals.md").read_text(encoding="utf-8")
-    assert all(f"`{test}`" in page for *_, test in ORIGINALS)
+    named = set(re.findall(r"`(test_\w+\.py::test_\w+)`", page))  # attacks are not let loose to see a test fail
+    assert {test for *_, test in ORIGINALS} == named - {"test_sandbox.py::test_attacks_fail_and_do_no_harm"}
 
 
 def test_requirements_are_exact_and_installed():
