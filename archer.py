@@ -92,7 +92,7 @@ class Args:
     iterations: int = 40  # rollouts, each followed by its updates
     learning_rate: float = 1e-4  # learning rate of the solver (Adam)
     critic_lr: float = 1e-3  # learning rate of the critic, its encoder included, constant from the start
-    baseline_lr: float = 1e-3  # learning rate of the token-level baseline
+    baseline_lr: float = 1e-3  # learning rate of the token-level baseline; a step moves it by about 100 times this
     lr_warmup_iterations: int = 5  # the language models' learning rates rise linearly over these iterations
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
     min_lr_ratio: float = 0.1  # fraction of them that is left at the last iteration, where they fall
@@ -291,11 +291,14 @@ def auc(scores: torch.Tensor, rewards: torch.Tensor) -> float | None:
 
 
 def token_baseline(head, hidden: torch.Tensor, turn: dict, rows: torch.Tensor) -> torch.Tensor:
-    """b_t of every response token, from the actor's state before it, so that no token sees itself: (b, T)."""
+    """b_t of every response token, from the actor's state before it, so that no token sees itself: (b, T).
+
+    States are scaled to sum_i |h_i| = 100: a step of Adam then moves b_t by about 100 baseline_lr at most in any model.
+    """
     mask = turn["response_mask"][rows]  # (b, T)
     t = torch.arange(mask.shape[1], device=hidden.device) + turn["prompt_mask"][rows].sum(1, keepdim=True) - 1  # (b, T)
     states = hidden.gather(1, t.clamp(max=hidden.shape[1] - 1)[:, :, None].expand(-1, -1, hidden.shape[2]))
-    return head(states.detach().float()).squeeze(-1) * mask
+    return head(100 * torch.nn.functional.normalize(states.detach().float(), p=1, dim=2)).squeeze(-1) * mask
 
 
 def accumulate_gradients(model, turn, advantages, args, baseline_head=None) -> tuple[float, float]:

@@ -100,7 +100,7 @@ class Args:
     iterations: int = 40  # rollouts, each followed by its updates
     learning_rate: float = 2e-4  # learning rate of the solver (Adam)
     guidance_lr: float = 2e-4  # learning rate of the feedback model
-    value_lr: float = 1e-3  # learning rate of the value head, constant from the start
+    value_lr: float = 1e-3  # learning rate of the value head, constant; a step moves a value by about 100 times this
     lr_warmup_iterations: int = 5  # the language models' learning rates rise linearly over these iterations
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
     min_lr_ratio: float = 0.1  # fraction of them that is left at the last iteration, where they fall
@@ -226,13 +226,14 @@ def token_logprobs(model, hidden, turn, rows, args) -> torch.Tensor:
 def prefix_values(value_head, hidden: torch.Tensor, turn: dict, rows: torch.Tensor) -> torch.Tensor:
     """V(x), V(x,z), V(x,z,g) from one pass of the feedback model: (b, 3).
 
-    A causal model's state at the last token of a prefix has seen that prefix and nothing after it.
+    A causal model's state at the last token of a prefix has seen that prefix and nothing after it. States are scaled to
+    sum_i |h_i| = 100: a step of Adam then moves a value by about 100 value_lr at most, however large a model's states.
     """
     end_z = turn["prompt_mask"][rows].sum(1) - 1  # (b,) last token of the prompt
     end_g = end_z + turn["response_mask"][rows].sum(1)  # last token of the feedback
     ends = torch.stack([turn["prefix_length"][rows] - 1, end_z, end_g], 1)  # (b, 3)
     features = hidden.gather(1, ends[:, :, None].expand(-1, -1, hidden.shape[2]))  # (b, 3, C)
-    return value_head(features.float()).squeeze(-1)
+    return value_head(100 * torch.nn.functional.normalize(features.float(), p=1, dim=2)).squeeze(-1)
 
 
 @torch.no_grad()
@@ -411,8 +412,7 @@ def main(args: Args) -> None:
         rewards_1, rewards_2 = episodes["rewards_1"], episodes["rewards_2"]  # (B,), R is rewards_2
 
         # ---- REWARDS AND ADVANTAGES
-        if iteration == 1:
-            # The values start at the mean reward, not at 0. It holds an episode's own R: gradients shrink by 1 - 1/B.
+        if iteration == 1:  # values start at the mean reward; it holds an episode's own R: gradients shrink by 1 - 1/B
             value_head.bias.data.fill_(rewards_2.mean())
         values = rollout_values(feedback, value_head, turn_g, args)  # (B, 3)
         kl = []  # KL of z, g, y: sum over a response's tokens of log pi - log pi_ref, each (B,)

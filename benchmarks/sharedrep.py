@@ -1,6 +1,6 @@
 """Minority and majority scores of every reward of sharedrep_grpo.py, over seeds and proportions of the minority.
 
-    python benchmarks/sharedrep.py --publish     80 runs, HOURS
+    python benchmarks/sharedrep.py --publish     80 runs, some 90 minutes on two busy cores
 
 Runs the whole pipeline of each seed, then every reward at every proportion; what is done is not run again. Variants at
 one proportion show what the authors' settings change: MaxMin at a tenth of the rate, heads that are not calibrated.

@@ -190,6 +190,12 @@ MUTANTS = [
         "args.learning_rate * lr_scale, args.learning_rate * lr_scale",
     ),
     ("mlmt_rl.py", "lr=args.value_lr", "lr=args.guidance_lr"),
+    ("mlmt_rl.py", "100 * torch.nn.functional.normalize(features.float(), p=1, dim=2)", "features.float()"),
+    (
+        "archer.py",
+        "100 * torch.nn.functional.normalize(states.detach().float(), p=1, dim=2)",
+        "states.detach().float()",
+    ),
     ("common.py", "return max(0, iteration) / max", "return max(0, iteration + 1) / max"),
     (
         "mlmt_rl.py",
@@ -268,7 +274,7 @@ MUTANTS = [
     ("rl_guided_score.py", "A_2 = reward_2 - baseline(reward_2,", "A_2 = reward_2 - baseline(rewards_2,"),
     ("rl_guided_score.py", "A_g = rewards_2 - baseline(rewards_2,", "A_g = rewards_2 - baseline(rewards_1,"),
     ("rl_guided_score.py", "A_g = rewards_2 - baseline(rewards_2,", "A_g = reward_2 - baseline(reward_2,"),
-    ("mlmt_rl.py", "        if iteration == 1:\n", "        if iteration:\n"),
+    ("mlmt_rl.py", "        if iteration == 1:", "        if iteration:"),
     ("mlmt_rl.py", "fill_(rewards_2.mean())", "fill_(rewards_1.mean())"),
     ("mlmt_rl.py", "for turn in (1, 0):", "for turn in (0, 1):"),
     ("archer.py", "A = A - b.detach()", "A = A - b"),

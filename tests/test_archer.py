@@ -83,7 +83,8 @@ def test_the_token_baseline_is_read_before_its_token_and_moves_no_actor():
     for row, response in enumerate(RESPONSES):
         for t in range(len(response)):
             state = ACTOR.model(torch.tensor([X + response[:t]])).last_hidden_state[0, -1]
-            assert b[row, t].item() == pytest.approx(head(state).item(), abs=1e-5)
+            assert b[row, t].item() == pytest.approx(head(100 * state / state.abs().sum()).item(), abs=1e-5)
+    assert torch.allclose(archer.token_baseline(head, 37 * hidden, TURN, torch.arange(7)), b, atol=1e-5)
     A = torch.tensor(REWARDS.tolist())
     plain = archer.accumulate_gradients(ACTOR, TURN, torch.zeros(7), ARGS)
     assert plain == (0.0, 0.0)

@@ -274,7 +274,22 @@ def test_values_see_their_prefix_and_nothing_after_it():
     for row, (z, g, _) in list(enumerate(EPISODES))[::25]:
         for column, prefix in enumerate((X, prompt_of("g", z, g), prompt_of("g", z, g) + RESPONSES[g])):
             state = FEEDBACK.model(torch.tensor([prefix])).last_hidden_state[0, -1]
-            assert torch.allclose(head(state)[0], values[row, column], atol=1e-5)
+            assert torch.allclose(head(100 * state / state.abs().sum())[0], values[row, column], atol=1e-5)
+
+
+def test_a_step_moves_a_value_as_far_in_any_model():
+    """Red if large states, such as Qwen's (sum |h_i| of 3,000), let one step of Adam throw the values out of [0, 1]."""
+    rows = torch.arange(343)
+    hidden = mlmt_rl.hidden_states(FEEDBACK, TURNS["g"], rows).detach()
+    moved = []
+    for size in (1.0, 37.0):
+        head = torch.nn.Linear(12, 1)
+        torch.nn.init.zeros_(head.weight)
+        before = mlmt_rl.prefix_values(head, size * hidden, TURNS["g"], rows)
+        (before - 5.0).pow(2).mean().backward()
+        torch.optim.Adam(head.parameters(), lr=1e-3).step()
+        moved.append(mlmt_rl.prefix_values(head, size * hidden, TURNS["g"], rows) - before)
+    assert torch.allclose(moved[0], moved[1], atol=1e-5) and 0.02 < moved[0].max() <= 0.1011
 
 
 def test_stage_1_gives_z_its_kl_and_nothing_else():

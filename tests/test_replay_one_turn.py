@@ -421,6 +421,7 @@ class Archer(OneTurn):
             if args.use_baseline:
                 ids = torch.tensor([response.prompt + response.ids])
                 states = self.solver.model(ids).last_hidden_state[0, len(response.prompt) - 1 : -1].detach()  # (T, C)
+                states = 100 * states / states.abs().sum(1, keepdim=True)
                 weight, bias = self.networks[2]
                 b = (states @ weight.T + bias).squeeze(1)
                 error = ((b - A) ** 2).sum() / n

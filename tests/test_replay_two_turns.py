@@ -124,7 +124,7 @@ class TwoTurns(Replay):
         sequence = response.prompt + response.ids
         ends = (response.prefix, len(response.prompt), len(sequence))
         states = [self.feedback.model(torch.tensor([sequence[:end]])).last_hidden_state[0, -1] for end in ends]
-        states = torch.stack(states)
+        states = torch.stack([100 * state / state.abs().sum() for state in states])
         return self.head(states.detach() if self.args.stop_value_gradients else states).squeeze(-1)
 
     def gradients(self, model, reference, turns: list, batch, value_loss=None) -> tuple[float, float]:
