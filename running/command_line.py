@@ -1,6 +1,7 @@
 """The command line of every script: its flags, their checks, the command that goes on with a run, how a run ends."""
 
 import dataclasses
+import errno
 import inspect
 import math
 import os
@@ -46,8 +47,8 @@ def parse(Args, description: str, default=None):
             nested = tyro.cli(dataclasses.make_dataclass("Flags", groups), description="")
         finally:
             print(end="", flush=True)  # --help leaves by SystemExit
-    except BrokenPipeError:
-        leave_quietly()
+    except OSError as error:
+        stop_printing(error)
     return Args(**{name: value for group in vars(nested).values() for name, value in vars(group).items()})
 
 
@@ -182,15 +183,15 @@ def run(main, args, script: str):
         if first_here():
             print(f"error: no permission to use {error.filename}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:
-        leave_quietly()
+    except OSError as error:
+        stop_printing(error)
     except KeyboardInterrupt as interrupt:
         if first_here():
             print(f"\n{where_it_stands(args, script)}", file=sys.stderr)
         sys.exit(143 if interrupt.args else 130)  # runs.py raises it with the name of the signal SIGTERM
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         kind = f"{type(error)} {error}"
-        if re.search("OutOfMemoryError|DefaultCPUAllocator", kind):
+        if re.search("MemoryError|DefaultCPUAllocator", kind):
             reason = f"the memory is full; less is needed with {savings(args)}; "
         elif "TORCHELASTIC_RUN_ID" in os.environ and re.search("DistBackend|by peer", kind):
             reason = "another process of this run has ended: " * first_here()
@@ -228,7 +229,11 @@ def where_it_stands(args, script: str) -> str:
     return f"{message}; go on with: {command_line(args, script, if_run_exists='resume')}"
 
 
-def leave_quietly() -> None:
-    """Ends where whoever read the output, such as head, has gone."""
+def stop_printing(error: OSError) -> None:
+    """Ends where what is printed goes nowhere: whoever read it, such as head, has gone, or its disk is full."""
+    if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC):
+        raise error
+    if error.errno == errno.ENOSPC:
+        print(f"error: output cannot be written: {error.strerror}", file=sys.stderr)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)

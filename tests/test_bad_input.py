@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import tyro
@@ -378,6 +379,23 @@ def test_a_terminal_that_knows_ascii_alone():
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(REPO)}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (ended.stdout, ended.stderr) == ("\\xb1\n", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is a Linux device")
+def test_output_onto_a_full_disk():
+    """Red if `python grpo.py > log` ends in a traceback where the disk is full, or as if nothing had happened."""
+    command = [sys.executable, "-c", "import common; common.run(lambda args: print('x', flush=True), None, '')"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, cwd=REPO, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.stderr == "error: output cannot be written: No space left on device\n"
+    assert ended.returncode == 1
+
+
+def test_more_than_the_memory_holds(capsys):
+    """Red if numpy's word for a full memory, which is not torch's, ends in a traceback."""
+    with pytest.raises(SystemExit) as ending:
+        common.run(lambda args: np.empty(2**50), None, "")
+    assert ending.value.code == 1 and "error: the memory is full; less is needed with " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
