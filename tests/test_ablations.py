@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_project import load
 
@@ -64,6 +65,36 @@ def test_the_points_say_what_the_table_says(script):
     cells = {*re.findall(r"-?\d*\.\d+", table[table.index("| changed") :])}
     figures = {*re.findall(r"(?<![\d\w.])-?\.\d{2,3}(?!\d)|(?<![\d\w.])\d+\.\d{2}(?!\d)", points)}
     assert figures - cells == READ.get(name, set())
+
+
+def test_troubleshooting_says_what_the_runs_said():
+    """Red if a run is done again and docs/troubleshooting.md keeps a figure of the old one."""
+    changed = {(row["script"], row["detail"]): row for row in json.loads(ablations.PUBLISHED.read_text())}
+    compared = json.loads((REPO / "benchmarks/compare.json").read_text())
+    grpo, steps = (changed["grpo.py", detail] for detail in ("as it is", "four steps a rollout"))
+    shifted = changed["mlmt_rl.py", "each token at the state after it"]
+    score, exact = changed["score.py", "as it is"], changed["intro.py", "the whole vocabulary for 5 candidates"]
+    slipped = changed["score.py", "turn 1 earns what turn 2 does (γ = 1)"]
+    fooled = next(row for row in compared["methods"] if row["command"].startswith("archer.py --dataset arithmetic"))
+    told = [row for row in compared["told"] if row["command"].endswith(" all")]
+    lagging = [row for row in compared["methods"] if row["command"].startswith("mlmt_rl.py --dataset functions --l")]
+    second = np.mean([row["accuracy_2"]["all"] for row in told])
+    misled = second - np.mean([row["feedback_quality"]["specificity"] for row in told])
+    lags = [np.mean([row[turn]["all"] for row in lagging]) for turn in ("accuracy_1", "accuracy_2")]
+    sentences = [
+        ("GRPO stays at {}.", [changed["grpo.py", "a prompt that the model does not know"]["accuracy_1"]]),
+        ("suits one: {} → {} (`grpo.py --num", [grpo["accuracy_1"], steps["accuracy_1"]]),
+        ("`grpo.py` ends at {} instead of {}.", [steps["accuracy_1"], grpo["accuracy_1"]]),
+        ("the model learns to slip: {} → {}.", [score["accuracy_1"], slipped["accuracy_1"]]),
+        ("so turn 1 can lag ({} beside {} on", lags),
+        ("and at {} after 40:", [exact["accuracy_1"]]),
+        ("({} on average) and ends at {}.", [shifted["through_training"], shifted["accuracy_2"]]),
+        ("accuracy falls: {} → {}", [fooled["curve"][0][3], fooled["accuracy_1"]["all"]]),
+        ("falls from {} to {}", [second, misled]),
+    ]
+    page = " ".join((REPO / "docs/troubleshooting.md").read_text(encoding="utf-8").split())
+    for sentence, values in sentences:
+        assert sentence.format(*map(ablations.number, values)) in page, (sentence, values)
 
 
 def test_a_table_by_hand():
