@@ -1,10 +1,11 @@
 """Minority and majority scores of every reward of sharedrep_grpo.py, over seeds and proportions of the minority.
 
-    python benchmarks/sharedrep.py --publish     80 runs, some 90 minutes on two busy cores
+    python benchmarks/sharedrep.py --publish     100 runs, some 70 minutes on two cores
 
 Runs the whole pipeline of each seed, then every reward at every proportion; what is done is not run again. Variants at
 one proportion show what the authors' settings change: MaxMin at a tenth of the rate, heads that are not calibrated.
-Prints the tables of docs/sharedrep.md: means, and half of the 95 % t interval. --publish puts them into the repository:
+The three meanings of "the group that is worst off" are compared with gold rewards at a high learning rate. Prints the
+tables of docs/sharedrep.md: means, and half of the 95 % t interval. --publish puts them into the repository:
 benchmarks/sharedrep.json, and the tables between their marks in docs/sharedrep.md.
 """
 
@@ -27,6 +28,10 @@ import common  # noqa: E402
 PAGE, PUBLISHED = ROOT / "docs/sharedrep.md", ROOT / "benchmarks/sharedrep.json"
 T_95 = (0, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of a mean of 1, 2, ... seeds
 HEADS = ("sharedrep", "maxmin", "uniform")
+VARIANTS = {"-slow": ("--reward-lr", 3e-4), "-raw": ("--no-calibrate-heads",)}  # of the heads
+MINIMA = {f"-{name}": ("--minmax", name) for name in ("batch", "sample", "group_weights")}  # of the policy's training
+MINIMA |= {"-slow_weights": (*MINIMA["-group_weights"], "--group-weights-lr", 0.2)}
+FAST = ("--learning-rate", 5e-4)
 
 
 @dataclass
@@ -63,29 +68,36 @@ def prepare(seed: int, args: Args) -> None:
         for method in HEADS:
             flags = ("--seed", seed, "--reward-dir", folder, "--proportion", proportion, "--method", method)
             call("sharedrep_reward.py", args.folder / f"reward-{seed}.log", *flags)
-    for variant, more in (("slow", ("--reward-lr", 3e-4)), ("raw", ("--no-calibrate-heads",))):
-        copy = args.folder / f"reward-{seed}-{variant}"
+    for variant, more in VARIANTS.items():
+        copy = args.folder / f"reward-{seed}{variant}"
         shutil.copytree(folder, copy, dirs_exist_ok=True)
         for method in HEADS[:2]:
             flags = ("--seed", seed, "--reward-dir", copy, "--proportion", args.variants_at, "--method", method)
-            call("sharedrep_reward.py", args.folder / f"reward-{seed}-{variant}.log", "--stage", "train", *flags, *more)
+            call("sharedrep_reward.py", args.folder / f"reward-{seed}{variant}.log", "--stage", "train", *flags, *more)
     (folder / "done").touch()
 
 
 def train(job: tuple, args: Args) -> dict:
-    """The last row of one run, with what it was a run of."""
+    """The last evaluation of one run, with the first one's figures under "before", and what it was a run of."""
     seed, reward, proportion, variant = job
     name = f"{reward}{variant}-{proportion}-{seed}"
-    run_dir, rewards = args.folder / name, args.folder / f"reward-{seed}{variant}"
+    run_dir, reward_dir = args.folder / name, args.folder / f"reward-{seed}{variant * (variant in VARIANTS)}"
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()] if run_dir.exists() else []
     if not rows or "eval/minority" not in rows[-1] or not rows[-1]["iteration"]:
-        flags = ["--seed", seed, "--reward", reward, "--proportion", proportion, "--reward-dir", rewards]
+        flags = ["--seed", seed, "--reward", reward, "--proportion", proportion, "--reward-dir", reward_dir]
         flags += ["--run-dir", run_dir, "--if-run-exists", "delete" if run_dir.exists() else "raise", "--no-report"]
+        flags += [*FAST, *MINIMA[variant]] if variant in MINIMA else []
         call("sharedrep_grpo.py", args.folder / f"{name}.log", *flags, "--eval-every", 40, "--eval-size", 400)
         rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
         print(name, f"{rows[-1]['eval/worst_group']:.3f}", flush=True)
-    figures = {key[5:]: value for key, value in rows[-1].items() if key.startswith("eval/") and value is not None}
-    return {"reward": reward + variant, "proportion": proportion, "seed": seed, "run": name} | figures
+    rewards = [row["rollout/reward"] for row in rows if "rollout/reward" in row]  # that the policy is trained for
+    found = {"reward": reward + variant, "proportion": proportion, "seed": seed, "run": name}
+    found |= {"reward_first": float(np.mean(rewards[:5])), "reward_last": float(np.mean(rewards[-5:]))}
+    return found | {"before": evaluation(rows[0])} | evaluation(rows[-1])
+
+
+def evaluation(row: dict) -> dict[str, float]:
+    return {key[5:]: value for key, value in row.items() if key.startswith("eval/") and value is not None}
 
 
 def heads_of(seed: int, args: Args) -> list[dict]:
@@ -93,6 +105,17 @@ def heads_of(seed: int, args: Args) -> list[dict]:
     rows = [json.loads(line) for line in (args.folder / f"reward-{seed}" / "heads.jsonl").read_text().splitlines()]
     last = {(row["proportion"], row["method"]): {"seed": seed} | row for row in rows}
     return [last[proportion, method] for proportion in args.proportions for method in HEADS]
+
+
+def logits_of(seed: int, args: Args) -> dict[str, float]:
+    """The oracle's mean logit of two kinds of responses: (lines before the answer, those of them that ask)."""
+    of_kind: dict[tuple[int, int], list[float]] = {(1, 1): [], (4, 2): []}
+    for line in (args.folder / f"reward-{seed}" / "scores.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        lines = [part for part in row["response"].splitlines() if "boxed" not in part]
+        of_kind.get((len(lines), sum("?" in part for part in lines)), []).append(row["logit"])
+    short, long = (float(np.mean(logits)) for logits in of_kind.values())
+    return {"seed": seed, "one line, which asks": short, "four lines, two of which ask": long}
 
 
 def add_wins(results: list[dict], args: Args) -> None:
@@ -135,7 +158,9 @@ def groups_of(rows: list[dict], *names: str) -> dict[tuple, list[dict]]:
 def tables(found: dict[str, list[dict]]) -> dict[str, str]:
     """The tables of docs/sharedrep.md, by the names of their marks."""
     names, lines = ("minority", "majority", "worst_group", "accuracy_1", "win_minority", "win_majority"), []
-    for (reward, proportion), rows in groups_of(found["runs"], "reward", "proportion").items():
+    minima = [row for row in found["runs"] if row["reward"].removeprefix("gold") in MINIMA]
+    others = [row for row in found["runs"] if row not in minima]
+    for (reward, proportion), rows in groups_of(others, "reward", "proportion").items():
         figures = [interval([row[name] for row in rows]) for name in names]
         lines.append([reward, "-" if reward == "gold" else share(proportion), *figures])
     columns = "reward | proportion | minority | majority | worst group | accuracy"
@@ -150,7 +175,12 @@ def tables(found: dict[str, list[dict]]) -> dict[str, str]:
     for (proportion, method), rows in groups_of(found["heads"], "proportion", "method").items():
         figures = [interval([row[f"accuracy_{group}"] for row in rows]) for group in ("minority", "majority")]
         lines.append([method, share(proportion), f"{np.mean([row['pairs_minority'] for row in rows]):.0f}", *figures])
-    return made | {"heads": markdown("heads | proportion | minority pairs | minority | majority", lines)}
+    made["heads"] = markdown("heads | proportion | minority pairs | minority | majority", lines)
+    lines = []
+    for (reward,), rows in groups_of(minima, "reward").items():
+        flags = " ".join(map(str, MINIMA[reward.removeprefix("gold")]))
+        lines.append([f"`{flags}`", *(interval([row[name] for row in rows]) for name in names[:4])])
+    return made | {"minima": markdown("trained with | minority | majority | worst group | accuracy", lines)}
 
 
 def with_tables(page: str, found: dict[str, list[dict]]) -> str:
@@ -174,11 +204,13 @@ def main(args: Args) -> None:
     jobs += [(seed, reward, p, "") for p in args.proportions for reward in HEADS for seed in args.seeds]
     variants = (("maxmin", "-slow"), ("sharedrep", "-raw"), ("maxmin", "-raw"))
     jobs += [(seed, reward, args.variants_at, variant) for reward, variant in variants for seed in args.seeds]
+    jobs += [(seed, "gold", args.proportions[0], variant) for variant in MINIMA for seed in args.seeds]
     with ThreadPoolExecutor(args.workers) as pool:
         list(pool.map(lambda seed: prepare(seed, args), args.seeds))
         runs = list(pool.map(lambda job: train(job, args), jobs))
     add_wins(runs, args)
     found = {"runs": runs, "heads": [row for seed in args.seeds for row in heads_of(seed, args)]}
+    found["logits"] = [logits_of(seed, args) for seed in args.seeds]
     (args.folder / "sharedrep.json").write_text(json.dumps(found, indent=1) + "\n")
     for name, table in tables(found).items():
         print(f"\n{name}\n\n{table}")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from conftest import read_jsonl, write_jsonl
 from replay import save_family
 from safetensors.torch import load_file
 from test_bad_input import refused  # noqa: F401, a fixture
+from test_project import load
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import common
@@ -22,7 +24,9 @@ import runs
 import sharedrep_grpo as grpo
 import sharedrep_reward as reward
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k"
+REPO = Path(__file__).resolve().parents[1]
+DATA = REPO.parent / "shared" / "data" / "gsm8k"
+benchmark = load(REPO / "benchmarks" / "sharedrep.py")
 REFERENCE = {"words": [4.0, 2.0], "logit": [1.0, 0.5], "groups": reward.GROUPS}
 
 
@@ -515,3 +519,62 @@ def test_seeds_of_one_reward_share_a_line_of_the_report(solution_files, tmp_path
     groups = report.group_runs(loaded)
     assert [len(group["runs"]) for group in groups] == [2, 2]
     assert [group["label"] for group in groups] == [f"sharedrep_grpo, reward {kind}" for kind in ("gold", "sharedrep")]
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+
+def test_an_interval_by_hand():
+    """Three values with mean .2 and deviation .1: half of the interval is 4.303 * .1 / sqrt(3)."""
+    assert benchmark.interval([0.1, 0.2, 0.3]) == ".200 ± .248"
+    assert benchmark.interval([-0.5]) == "−.500 ± .000"
+
+
+def test_the_page_says_what_the_runs_said():
+    """Red if a table or a figure in a sentence of docs/sharedrep.md is not that of benchmarks/sharedrep.json."""
+    found = json.loads(benchmark.PUBLISHED.read_text())
+    page = benchmark.PAGE.read_text(encoding="utf-8")
+    assert benchmark.with_tables(page, found) == page
+
+    def each(reward: str, proportion: float, name: str) -> list[float]:  # of the seeds
+        return [row[name] for row in found["runs"] if (row["reward"], row["proportion"]) == (reward, proportion)]
+
+    def mean(*of) -> float:
+        return float(np.mean(each(*of)))
+
+    start = {name: np.mean([row["before"][name] for row in found["runs"]]) for name in found["runs"][0]["before"]}
+    uniform = [(mean("uniform", p, "accuracy_1"), p) for p in (0.01, 0.05, 0.1, 0.2)]
+    heads = [
+        np.mean(
+            [row["accuracy_minority"] for row in found["heads"] if (row["method"], row["proportion"]) == (name, 0.01)]
+        )
+        for name in ("sharedrep", "maxmin")
+    ]
+    logits = [np.mean([row[kind] for row in found["logits"]]) for kind in list(found["logits"][0])[1:]]
+    shared, alone = (mean(name, 0.01, "minority") for name in ("sharedrep", "maxmin"))
+    worst = mean("gold", 0.01, "worst_group")
+    sentences = [
+        ("asks (mean logit {:.1f}) is more", logits[:1]),
+        ("of which two ask ({:.1f}).", logits[1:]),
+        ("at the start {:.2f} of its answers", [start["accuracy_1"]]),
+        ("scores are {:.3f} (minority) and {:.3f} (majority)", [start["minority"], start["majority"]]),
+        ("the higher one ({:.3f} against {:.3f},", [shared, alone]),
+        ("worst group {:.3f} against {:.3f})", [mean(name, 0.01, "worst_group") for name in ("sharedrep", "maxmin")]),
+        ("below the others ({:.2f}, {:.2f})", sorted(each("maxmin", 0.01, "minority"))[:2]),
+        ("one of SharedRep's ({:.2f})", [min(each("sharedrep", 0.01, "minority"))]),
+        ("from 13 pairs ({:.2f} against {:.2f})", heads),
+        ("at most {:.2f} are right", [max(uniform)[0]]),
+        ("rises to {:.2f} or more", [min(mean("uniform", p, "majority") for _, p in uniform)]),
+        ("falls to {:.2f} or less", [max(mean("uniform", p, "minority") for _, p in uniform)]),
+        ("its start** ({:.3f}), where gold reaches {:.3f}", [start["worst_group"], worst]),
+        ("rises from {:.2f} to {:.2f}, in", [mean("sharedrep", 0.1, f"reward_{name}") for name in ("first", "last")]),
+        ("accuracy falls from {:.2f} to {:.2f}", [start["accuracy_1"], mean("sharedrep", 0.1, "accuracy_1")]),
+    ]
+    text = " ".join(page.split())
+    for sentence, values in sentences:
+        expected = re.sub(r"\b0\.", ".", sentence.format(*values)).replace("-.", "−.")
+        assert expected in text, expected
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    row = "worst group {:.2f} → {:.2f}, gold {:.2f} (5 seeds)"
+    values = start["worst_group"], mean("sharedrep", 0.1, "worst_group"), worst
+    assert row.format(*values).replace("0.", ".") in readme
