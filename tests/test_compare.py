@@ -96,6 +96,9 @@ def test_the_prose_says_what_the_runs_said():
     def quality(name: str):
         return lambda row: row["feedback_quality"][name]
 
+    def fixed(row: dict) -> float:  # of second attempts after the fixed instruction
+        return row["accuracy_2"]["all"] - row["feedback_quality"]["utility"]
+
     def tokens(row: dict) -> float:
         return row["curve"][-1][1] / 1000
 
@@ -105,16 +108,16 @@ def test_the_prose_says_what_the_runs_said():
     stop = f"{ours}, stop"
     sentences = [
         ("(utility {}, {}, {} with the three seeds)", each(guided, "functions", quality("utility"))),
-        ("MLMT-RL's is worth {}, {} and {}, because", each(ours, "functions", quality("utility"))),
-        ("stays at {}, {} and {}: the better", each(ours, "functions", of(1))),
+        ("MLMT-RL's is worth {}, {} and {}.", each(ours, "functions", quality("utility"))),
+        ("stays at {}, {} and {}, and", each(ours, "functions", of(1))),
+        ("after the fixed instruction {}, {} and {} are", each(ours, "functions", fixed)),
         ("the seeds peak at {}, {} and {}", each("ArCHer", "functions", lambda row: max(p[3] for p in row["curve"]))),
         ("and end at {}, {} and {};", each("ArCHer", "functions", of(1))),
         ("(expert iteration {})", [last("expert iteration", "functions")]),
         ("reach that, {} to {}, however", [min(blind), max(blind)]),
         ("fixes {} and breaks", [mean("SCoRe", "conventions", lambda row: row["fixed"])]),
         ("and breaks {}. ArCHer", [mean("SCoRe", "conventions", lambda row: row["broken"])]),
-        ("both reach {}; an untrained", [last(guided, "conventions")]),
-        ("both reach {}; an untrained", [last(ours, "conventions")]),
+        ("reach {} and {}; an untrained", [last(name, "conventions") for name in (guided, ours)]),
         ("ArCHer stays below ({})", [last("ArCHer", "conventions")]),
         ("hint (SMART-SCoRe) brings {}.", [last(hint, "conventions")]),
         ("expert iteration {} with one attempt,", [last("expert iteration", "arithmetic")]),
