@@ -126,6 +126,7 @@ def test_the_prose_says_what_the_runs_said():
         ("InTRO rises to {} at", each("InTRO", "arithmetic", lambda row: max(p[3] for p in row["curve"]))),
         ("gains {} ± .02 over the fixed", each(guided, "countdown", quality("utility"))),
         ("and {} ± .02 in `mlmt_rl.py` (utility", each(ours, "countdown", quality("utility"))),
+        ("and {} and {} ± .02 over", [each(name, "countdown", quality("specificity"))[0] for name in (guided, ours)]),
         ("first ({} →", each(guided, "countdown", of(1, "3"))),
         ("→ {} and", each(guided, "countdown", of(2, "3"))),
         ("and {} → {}). With four", [each(ours, "countdown", of(turn, "3"))[0] for turn in (1, 2)]),
