@@ -159,7 +159,7 @@ def tables(found: dict[str, list[dict]]) -> dict[str, str]:
     """The tables of docs/sharedrep.md, by the names of their marks."""
     names, lines = ("minority", "majority", "worst_group", "accuracy_1", "win_minority", "win_majority"), []
     minima = [row for row in found["runs"] if row["reward"].removeprefix("gold") in MINIMA]
-    others = [row for row in found["runs"] if row not in minima]
+    others = [row for row in found["runs"] if row["reward"].removeprefix("gold") not in MINIMA]
     for (reward, proportion), rows in groups_of(others, "reward", "proportion").items():
         figures = [interval([row[name] for row in rows]) for name in names]
         lines.append([reward, "-" if reward == "gold" else share(proportion), *figures])

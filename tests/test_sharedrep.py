@@ -543,7 +543,9 @@ def test_the_page_says_what_the_runs_said():
         return float(np.mean(each(*of)))
 
     start = {name: np.mean([row["before"][name] for row in found["runs"]]) for name in found["runs"][0]["before"]}
-    uniform = [(mean("uniform", p, "accuracy_1"), p) for p in (0.01, 0.05, 0.1, 0.2)]
+    right, majority, minority = (
+        [mean("uniform", p, name) for p in (0.01, 0.05, 0.1, 0.2)] for name in ("accuracy_1", "majority", "minority")
+    )
     heads = [
         np.mean(
             [row["accuracy_minority"] for row in found["heads"] if (row["method"], row["proportion"]) == (name, 0.01)]
@@ -563,9 +565,9 @@ def test_the_page_says_what_the_runs_said():
         ("below the others ({:.2f}, {:.2f})", sorted(each("maxmin", 0.01, "minority"))[:2]),
         ("one of SharedRep's ({:.2f})", [min(each("sharedrep", 0.01, "minority"))]),
         ("from 13 pairs ({:.2f} against {:.2f})", heads),
-        ("at most {:.2f} are right", [max(uniform)[0]]),
-        ("rises to {:.2f} or more", [min(mean("uniform", p, "majority") for _, p in uniform)]),
-        ("falls to {:.2f} or less", [max(mean("uniform", p, "minority") for _, p in uniform)]),
+        ("at most {:.2f} are right", [max(right)]),
+        ("rises to {:.2f} or more", [min(majority)]),
+        ("falls to {:.2f} or less", [max(minority)]),
         ("its start** ({:.3f}), where gold reaches {:.3f}", [start["worst_group"], worst]),
         ("rises from {:.2f} to {:.2f}, in", [mean("sharedrep", 0.1, f"reward_{name}") for name in ("first", "last")]),
         ("accuracy falls from {:.2f} to {:.2f}", [start["accuracy_1"], mean("sharedrep", 0.1, "accuracy_1")]),
