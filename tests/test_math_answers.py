@@ -112,6 +112,9 @@ EQUAL = [
     (r"18\text{ dollars}", r"\$18"),
     (r"6\sqrt{2}\text{ cm}^2", r"6\sqrt{2}"),
     ("40 square feet", "40"),
+    (r"60\text{ miles an hour}", "60 mph"),
+    (r"\$5\text{ per hour}", r"\$5"),
+    (r"5\text{ nautical miles}", r"5\text{ miles}"),
     (r"120^\circ", "120"),
     ("120 degrees", r"120^{\circ}"),
     (r"35\%", "35"),
@@ -190,6 +193,8 @@ DIFFERENT = [
     # units and words that change the value
     (r"5\text{ million}", "5"),
     ("5 squared", "5"),
+    ("5 m/s", "5 m"),
+    (r"12\text{ gallons a minute}", r"12\text{ gallons}"),
     ("3!!", "720"),
     (r"5\%", "50"),
     (r"3 \text{ (or 4)}", "3"),

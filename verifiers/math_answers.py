@@ -37,6 +37,7 @@ from verifiers.expressions import (
 )
 from verifiers.normalising import (
     FULL_STOP,
+    MEASURES,
     inside_brackets,
     list_items,
     normalise,
@@ -277,11 +278,16 @@ def compare_text(answer: str, gold: str, depth: int, work: Work) -> bool | None:
 
 
 def compare_units(answer: str, gold: str, depth: int, work: Work) -> bool | None:
-    """A unit may be left out, not be another one; one in more words, miles for nautical miles, is the same."""
+    """A unit may be left out, not be another one; one in more words, nautical miles for miles, is the same.
+
+    Those words don't make it a rate (m/s for m). That of a price, $5 per hour, goes without saying.
+    """
     (a, unit_a), (b, unit_b) = split_unit(answer), split_unit(gold)
     if not unit_a and not unit_b:
         return None
     if unit_a and unit_b and not (unit_a <= unit_b or unit_b <= unit_a):
+        return False
+    if unit_b & MEASURES and unit_a - unit_b & {"/s", "/min", "/h"}:
         return False
     if (unit_a and b.endswith("%")) or (unit_b and a.endswith("%")):
         return False

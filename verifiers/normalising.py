@@ -182,6 +182,7 @@ UNITS = r"""
 """
 UNIT_OF = {name: line.split()[0] for line in UNITS.replace("\n", ",").split(",") for name in line.split()}
 UNIT_OF = {f"{name}s": unit for name, unit in UNIT_OF.items()} | UNIT_OF
+MEASURES = set(UNIT_OF.values()) - set("$€£¢")
 UNIT_OF |= {"mph": "mi /h", "kph": "km /h", "kmh": "km /h"}
 # Words that are no nouns behind a number, although they end in s, or that change its value.
 NO_UNIT = re.compile(
@@ -248,7 +249,7 @@ def unit_of(phrase: str) -> frozenset[str] | None:
     plural = False
     for word in UNIT_WORD.findall(phrase.lower().replace('"', "")):
         word = word.rstrip(".") or word
-        if word in ("/", "per"):
+        if word in ("/", "per") or (word in ("a", "an") and words):
             per = "/"
         elif word in ("square", "sq", "cubic", "cu"):
             power = "^2" if word[0] == "s" else "^3"
