@@ -23,6 +23,7 @@ STEPS = {
 INPUTS = range(-30, 41)  # of the tests
 
 
+@cache
 def program_line(step: str, confused: bool = False) -> str:
     """The line of the program for a step such as "at most 20", or the line it can be confused with."""
     words = step.rstrip("0123456789")
