@@ -496,7 +496,8 @@ def main(args: Args) -> None:
     if "stages" in args.experiments:
         jobs = [(TRAINED, args.iterations, seed) for seed in args.seeds]
         run_all("stages", jobs, args)
-        stages = [(job, args, iteration) for job in jobs for iteration in range(0, args.iterations + 1, 10)]
+        stages = [(jobs[0], args, 0)]  # the embedded model, which is the same for all seeds
+        stages += [(job, args, iteration) for job in jobs for iteration in range(10, args.iterations + 1, 10)]
         with ThreadPoolExecutor(args.workers) as pool:
             found["stages"] = list(pool.map(lambda words: stage(*words), stages))
     if "methods" in args.experiments:

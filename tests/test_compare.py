@@ -134,7 +134,7 @@ def test_the_prose_says_what_the_runs_said():
         ("gains nothing ({} → {})", [each("SCoRe", "countdown", of(turn))[0] for turn in (1, 2)]),
         ("is {} in the second half", each(ours, "countdown", lambda row: row["explained_variance"])),
         ("and {} where the value loss", each(stop, "countdown", lambda row: row["explained_variance"])),
-        ("in every run ({}, {}, {})", final),
+        ("doubles ({}, {}, {}, {}, {} with the five seeds)", final),
     ]
     for sentence, values in sentences:
         expected = sentence.format(*(compare.number(value).replace("-", "−") for value in values))

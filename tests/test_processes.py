@@ -61,7 +61,8 @@ def free_ports(n: int) -> list[int]:
 def run_together(place: Path, jobs: list[tuple], processes: int) -> None:
     """Runs (script, flags) one after the other in so many processes, forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["processes", *{script.__name__ for script, _ in jobs}])
+    libraries = ["transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama"]
+    context.set_forkserver_preload(["processes", *libraries, *{script.__name__ for script, _ in jobs}])
     rows = [
         {"script": script.__name__, "flags": vars(args), "port": port}
         for (script, args), port in zip(jobs, free_ports(len(jobs)))
