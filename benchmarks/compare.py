@@ -413,7 +413,7 @@ def ladder_figure(found: dict[str, list[dict]], path: Path) -> None:
             ax.barh(place, middle, xerr=error, color="#4878a8", ecolor="#303030", height=0.6)
             ax.plot([ceiling] * 2, [place - 0.4, place + 0.4], color="#c04040", linewidth=2)
         ax.set(yticks=range(len(rows)), yticklabels=[row[0] for row in reversed(rows)], xlim=(0, 1.02), title=title)
-        ax.set_xlabel("accuracy of the last attempt (red: ceiling)")
+        ax.set_xlabel("last attempts right (red: ceiling)")
         style(ax)
     drawing.savefig(path, metadata={"Date": None})
     plt.close(drawing)
