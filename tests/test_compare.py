@@ -348,6 +348,19 @@ def test_stages_of_a_run(tmp_path, monkeypatch):
     assert f"--solver {own} --feedback {own} --dataset conventions" in calls[1]
 
 
+def test_which_checkpoints_are_evaluated(tmp_path, monkeypatch):
+    """Red if one is left out, or if the embedded model, which no seed changes, is evaluated for each of them."""
+    seen = []
+    quality = dict.fromkeys(compare.QUALITIES, 0.2)
+    row = {"accuracy_1": 0.2, "accuracy_2": 0.4, "feedback_quality": quality}
+    monkeypatch.setattr(compare, "run_all", lambda *words: [])
+    monkeypatch.setattr(compare, "stage", lambda job, _, n: seen.append((job[2], n)) or row | {"iteration": n})
+    compare.main(compare.Args(folder=tmp_path, experiments=("stages",), seeds=(3, 5), iterations=20, workers=1))
+    assert seen == [(3, 0), (3, 10), (3, 20), (5, 10), (5, 20)]
+    found = json.loads((tmp_path / "compare.json").read_text())["stages"]
+    assert [row["iteration"] for row in found] == [n for _, n in seen]
+
+
 def test_a_run_that_fails_ends_the_rest(tmp_path, monkeypatch):
     """Red if it goes on for hours before it says so."""
     started = []
