@@ -280,7 +280,7 @@ def compare_text(answer: str, gold: str, depth: int, work: Work) -> bool | None:
 def compare_units(answer: str, gold: str, depth: int, work: Work) -> bool | None:
     """A unit may be left out, not be another one; one in more words, nautical miles for miles, is the same.
 
-    Those words don't make it a rate (m/s for m). That of a price, $5 per hour, goes without saying.
+    A rate is another one (m/s for m), except where it is that of a price ($5 per hour for $5).
     """
     (a, unit_a), (b, unit_b) = split_unit(answer), split_unit(gold)
     if not unit_a and not unit_b:
