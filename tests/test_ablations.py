@@ -14,7 +14,7 @@ from test_project import load
 import common
 
 REPO = Path(__file__).resolve().parents[1]
-ablations = load(REPO / "benchmarks" / "ablations.py")
+ablations, compare = (load(REPO / "benchmarks" / name) for name in ("ablations.py", "compare.py"))
 
 
 @pytest.mark.parametrize("script", ablations.ABLATIONS)
@@ -75,12 +75,14 @@ def test_troubleshooting_says_what_the_runs_said():
     shifted = changed["mlmt_rl.py", "each token at the state after it"]
     score, exact = changed["score.py", "as it is"], changed["intro.py", "the whole vocabulary for 5 candidates"]
     slipped = changed["score.py", "turn 1 earns what turn 2 does (γ = 1)"]
-    fooled = next(row for row in compared["methods"] if row["command"].startswith("archer.py --dataset arithmetic"))
+    runs = compared["methods"]
+    fooled, lagging = (
+        compare.best_command(runs, *pair) for pair in (("ArCHer", "arithmetic"), ("MLMT-RL", "functions"))
+    )
     told = [row for row in compared["told"] if row["command"].endswith(" all")]
-    lagging = [row for row in compared["methods"] if row["command"].startswith("mlmt_rl.py --dataset functions --l")]
     second = np.mean([row["accuracy_2"]["all"] for row in told])
     misled = second - np.mean([row["feedback_quality"]["specificity"] for row in told])
-    lags = [np.mean([row[turn]["all"] for row in lagging]) for turn in ("accuracy_1", "accuracy_2")]
+    lags = [compare.summary(runs, lagging, "all", turn=turn)[0] for turn in (1, 2)]
     sentences = [
         ("GRPO stays at {}.", [changed["grpo.py", "a prompt that the model does not know"]["accuracy_1"]]),
         ("suits one: {} → {} (`grpo.py --num", [grpo["accuracy_1"], steps["accuracy_1"]]),
@@ -89,7 +91,7 @@ def test_troubleshooting_says_what_the_runs_said():
         ("so turn 1 can lag ({} beside {} on", lags),
         ("and at {} after 40:", [exact["accuracy_1"]]),
         ("({} on average) and ends at {}.", [shifted["through_training"], shifted["accuracy_2"]]),
-        ("accuracy falls: {} → {}", [fooled["curve"][0][3], fooled["accuracy_1"]["all"]]),
+        ("accuracy falls: {} → {}", [compare.mean_curve(runs, fooled)[0, 3], compare.summary(runs, fooled, "all")[0]]),
         ("falls from {} to {}", [second, misled]),
     ]
     page = " ".join((REPO / "docs/troubleshooting.md").read_text(encoding="utf-8").split())

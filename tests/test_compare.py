@@ -87,8 +87,12 @@ def test_the_prose_says_what_the_runs_said():
     def mean(method: str, task: str, figure) -> float:
         return float(np.mean(each(method, task, figure)))
 
-    def last(method: str, task: str) -> float:
-        return compare.summary(found["methods"], compare.best_command(found["methods"], method, task), "all")[0]
+    def last(method: str, task: str, turn: int | None = None) -> float:
+        command = compare.best_command(found["methods"], method, task)
+        return compare.summary(found["methods"], command, "all", turn)[0]
+
+    def first(method: str, task: str) -> float:
+        return last(method, task, turn=1)
 
     def of(turn: int, level: str = "all"):
         return lambda row: row[f"accuracy_{turn}"][level]
@@ -99,6 +103,9 @@ def test_the_prose_says_what_the_runs_said():
     def fixed(row: dict) -> float:  # of second attempts after the fixed instruction
         return row["accuracy_2"]["all"] - row["feedback_quality"]["utility"]
 
+    def peak(row: dict) -> float:  # the best evaluation in training
+        return max(point[3] for point in row["curve"])
+
     def tokens(row: dict) -> float:
         return row["curve"][-1][1] / 1000
 
@@ -107,12 +114,12 @@ def test_the_prose_says_what_the_runs_said():
     guided, ours, hint = "RL-Guided SCoRe", "MLMT-RL", "SMART-SCoRe"
     stop = f"{ours}, stop"
     sentences = [
-        ("(utility {}, {}, {} with the three seeds)", each(guided, "functions", quality("utility"))),
-        ("MLMT-RL's is worth {}, {} and {}.", each(ours, "functions", quality("utility"))),
-        ("stays at {}, {} and {}, and", each(ours, "functions", of(1))),
-        ("after the fixed instruction {}, {} and {} are", each(ours, "functions", fixed)),
-        ("the seeds peak at {}, {} and {}", each("ArCHer", "functions", lambda row: max(p[3] for p in row["curve"]))),
-        ("and end at {}, {} and {};", each("ArCHer", "functions", of(1))),
+        ("(utility {}, {}, {}, {}, {} with the five seeds)", each(guided, "functions", quality("utility"))),
+        ("MLMT-RL's is worth {}, {}, {}, {} and {}.", each(ours, "functions", quality("utility"))),
+        ("stays at {}, {}, {}, {} and {}, and", each(ours, "functions", of(1))),
+        ("after the fixed instruction {}, {}, {}, {} and {} are", each(ours, "functions", fixed)),
+        ("the seeds peak at {}, {}, {}, {} and {}", each("ArCHer", "functions", peak)),
+        ("and end at {}, {}, {}, {} and {};", each("ArCHer", "functions", of(1))),
         ("(expert iteration {})", [last("expert iteration", "functions")]),
         ("reach that, {} to {}, however", [min(blind), max(blind)]),
         ("fixes {} and breaks", [mean("SCoRe", "conventions", lambda row: row["fixed"])]),
@@ -121,19 +128,20 @@ def test_the_prose_says_what_the_runs_said():
         ("ArCHer stays below ({})", [last("ArCHer", "conventions")]),
         ("hint (SMART-SCoRe) brings {}.", [last(hint, "conventions")]),
         ("expert iteration {} with one attempt,", [last("expert iteration", "arithmetic")]),
-        ("MLMT-RL {} (its first attempt: {})", [last(ours, "arithmetic"), mean(ours, "arithmetic", of(1))]),
-        ("worse than its first ones ({}, {})", [mean(hint, "arithmetic", of(turn)) for turn in (2, 1)]),
-        ("InTRO rises to {} at", each("InTRO", "arithmetic", lambda row: max(p[3] for p in row["curve"]))),
-        ("gains {} ± .02 over the fixed", each(guided, "countdown", quality("utility"))),
-        ("and {} ± .02 in `mlmt_rl.py` (utility", each(ours, "countdown", quality("utility"))),
-        ("and {} and {} ± .02 over", [each(name, "countdown", quality("specificity"))[0] for name in (guided, ours)]),
-        ("first ({} →", each(guided, "countdown", of(1, "3"))),
-        ("→ {} and", each(guided, "countdown", of(2, "3"))),
-        ("and {} → {}). With four", [each(ours, "countdown", of(turn, "3"))[0] for turn in (1, 2)]),
-        ("With four (`mlmt_rl.py`: {} → {})", [each(ours, "countdown", of(turn, "4"))[0] for turn in (1, 2)]),
-        ("gains nothing ({} → {})", [each("SCoRe", "countdown", of(turn))[0] for turn in (1, 2)]),
-        ("is {} in the second half", each(ours, "countdown", lambda row: row["explained_variance"])),
-        ("and {} where the value loss", each(stop, "countdown", lambda row: row["explained_variance"])),
+        ("MLMT-RL {} (its first attempt: {})", [last(ours, "arithmetic"), first(ours, "arithmetic")]),
+        ("worse than its first ones ({}, {})", [last(hint, "arithmetic"), first(hint, "arithmetic")]),
+        ("InTRO rises to {}, {}, {}, {} and {} with", each("InTRO", "arithmetic", peak)),
+        ("gains {}, {} and {} over the fixed", each(guided, "countdown", quality("utility"))),
+        ("and {}, {} and {} in `mlmt_rl.py` (utility", each(ours, "countdown", quality("utility"))),
+        ("and {}, {} and {}, and", each(guided, "countdown", quality("specificity"))),
+        ("and {}, {} and {} over another", each(ours, "countdown", quality("specificity"))),
+        ("worth as much ({}, {} and {}):", each(hint, "countdown", quality("utility"))),
+        ("first ({} → {} and", [mean(guided, "countdown", of(turn, "3")) for turn in (1, 2)]),
+        ("and {} → {}). With four", [mean(ours, "countdown", of(turn, "3")) for turn in (1, 2)]),
+        ("With four (`mlmt_rl.py`: {} → {})", [mean(ours, "countdown", of(turn, "4")) for turn in (1, 2)]),
+        ("gains nothing ({} → {})", [mean("SCoRe", "countdown", of(turn)) for turn in (1, 2)]),
+        ("is {} in the second half", [mean(ours, "countdown", lambda row: row["explained_variance"])]),
+        ("and {} where the value loss", [mean(stop, "countdown", lambda row: row["explained_variance"])]),
         ("doubles ({}, {}, {}, {}, {} with the five seeds)", final),
     ]
     for sentence, values in sentences:
@@ -157,7 +165,7 @@ def test_the_prose_says_what_the_runs_said():
             "`conventions`: {}, which is what counting leaves; `countdown`: {}",
             [("SCoRe", "conventions"), ("SCoRe", "countdown")],
         ),
-        ("rl_guided_score", "turn 2 {}; the feedback is worth nothing", [(guided, "functions")]),
+        ("rl_guided_score", "turn 2 {}; the feedback is worth little", [(guided, "functions")]),
         (
             "rl_guided_score",
             "told all asserts: {}, SMART-SCoRe {}; `countdown`: {}, SMART-SCoRe {}",
