@@ -92,7 +92,7 @@ def test_a_folder_with_an_adapter_is_a_model(trained, problem_file, tmp_path, co
     for rank in (0, 4):
         start, _ = loaded(grpo, trained_as="solver", policy_lm=folder, lora_rank=rank)
         assert torch.allclose(logits(start), expected, atol=1e-4)
-        flags = {"script": grpo, "policy_lm": folder, "lora_rank": rank, "groups_per_batch": 2, "learning_rate": 1e-2}
+        flags = {"script": grpo, "policy_lm": folder, "lora_rank": rank, "groups_per_batch": 8, "learning_rate": 1e-2}
         grpo.main(small_args(problem_file, tmp_path / f"run{rank}", **flags))
         kl = [row["losses/kl_solver"] for row in read_jsonl(tmp_path / f"run{rank}" / "metrics.jsonl")[1:]]
         assert abs(kl[0]) < 1e-4 and abs(kl[1]) > 1e-3  # the reference is what training starts from
