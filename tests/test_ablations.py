@@ -76,9 +76,8 @@ def test_troubleshooting_says_what_the_runs_said():
     score, exact = changed["score.py", "as it is"], changed["intro.py", "the whole vocabulary for 5 candidates"]
     slipped = changed["score.py", "turn 1 earns what turn 2 does (γ = 1)"]
     runs = compared["methods"]
-    fooled, lagging = (
-        compare.best_command(runs, *pair) for pair in (("ArCHer", "arithmetic"), ("MLMT-RL", "functions"))
-    )
+    fooled = compare.best_command(runs, "ArCHer", "arithmetic")
+    lagging = compare.best_command(runs, "MLMT-RL", "functions")
     told = [row for row in compared["told"] if row["command"].endswith(" all")]
     second = np.mean([row["accuracy_2"]["all"] for row in told])
     misled = second - np.mean([row["feedback_quality"]["specificity"] for row in told])
