@@ -120,8 +120,8 @@ def test_the_prose_says_what_the_runs_said():
         ("MLMT-RL's is worth {}, {}, {}, {} and {}.", each(ours, "functions", quality("utility"))),
         ("stays at {}, {}, {}, {} and {}, and", each(ours, "functions", of(1))),
         ("after the fixed instruction {}, {}, {}, {} and {} are", each(ours, "functions", fixed)),
-        ("the seeds peak at {}, {}, {}, {} and {}", each("ArCHer", "functions", peak)),
-        ("and end at {}, {}, {}, {} and {};", each("ArCHer", "functions", of(1))),
+        ("ArCHer's seeds end at {}, {}, {}, {} and {}:", each("ArCHer", "functions", of(1))),
+        ("GRPO's end at {}, {}, {}, {} and {}:", each("GRPO", "functions", of(1))),
         ("(expert iteration {})", [last("expert iteration", "functions")]),
         ("reach that, {} to {}, however", [min(blind), max(blind)]),
         ("fixes {} and breaks", [mean("SCoRe", "conventions", lambda row: row["fixed"])]),
@@ -181,6 +181,7 @@ def test_the_prose_says_what_the_runs_said():
             "over all problems {}, where GRPO has {}. `countdown`: {}, where GRPO has {} with",
             [(ours, "conventions"), ("GRPO", "conventions"), (ours, "countdown"), ("GRPO", "countdown")],
         ),
+        ("archer", "`functions`: .40 → {}", [("ArCHer", "functions")]),
         ("archer", "(.42 → {}, .19 → {})", [("ArCHer", "arithmetic"), ("ArCHer", "countdown")]),
     ]:
         expected = sentence.format(*(compare.number(last(*pair)) for pair in pairs))
@@ -206,10 +207,21 @@ def test_the_setting_is_chosen_by_the_search_alone():
     assert compare.setting(best) == "2e-4, KL 0.01"
     assert compare.best_command(found, "GRPO", "arithmetic").endswith("--learning-rate 2e-4 --kl-coef 0")
     assert compare.best_command(found, "SCoRe", "arithmetic") is None
+    assert "SCoRe" not in compare.search_table(found)
     row = next(line for line in compare.search_table(found).splitlines() if "countdown | GRPO" in line)
     assert row == "| countdown | GRPO | .30 [1e-4, KL 0], .40 [2e-4, KL 0], .50 [2e-4, KL 0.01] |"
     table = compare.method_table(searched("arithmetic", {("2e-4",): 0.5}) + searched("countdown", {("1e-4", "0"): 0.3}))
     assert "| GRPO | .50 (.48 to .52) [2e-4] | .30 (.28 to .32) [1e-4, KL 0] |\n| expert iteration | – | – |" in table
+
+
+def test_of_settings_that_do_not_differ_the_gentlest_is_chosen():
+    """Red if a lucky high rate is preferred to a lower one within its standard error of .01, or to a heavier KL."""
+    tried = {("1e-4", "0"): 0.93, ("1e-4", "0.01"): 0.93, ("2e-4", "0"): 0.945, ("2e-4", "0.01"): 0.946}
+    for high, expected in ((0.95, "2e-4 --kl-coef 0.01"), (0.94, "2e-4 --kl-coef 0.01"), (0.97, "4e-4 --kl-coef 0")):
+        found = searched("functions", tried | {("4e-4", "0"): high})
+        assert compare.chosen_command(found, "GRPO", "functions").endswith(f"--learning-rate {expected}")
+    found = searched("functions", {("2e-4",): 0.9, ("1e-4",): 0.89})
+    assert compare.chosen_command(found, "GRPO", "functions").endswith(" 1e-4")
 
 
 def test_all_settings_are_tried():
@@ -371,6 +383,27 @@ def test_which_checkpoints_are_evaluated(tmp_path, monkeypatch):
     assert seen == [(3, 0), (3, 10), (3, 20), (5, 10), (5, 20)]
     found = json.loads((tmp_path / "compare.json").read_text())["stages"]
     assert [row["iteration"] for row in found] == [n for _, n in seen]
+
+
+def test_what_the_search_settles_on_is_run(tmp_path, monkeypatch):
+    """Red if the seeds are run with another setting, or if the search has a seed of theirs or their length."""
+    jobs = []
+
+    def run(job, args):
+        jobs.append(job)
+        turns = range(1, compare.turns_of(job[0]) + 1)
+        row = {"command": job[0], "seed": job[2], "curve": [[0, 0, 0, 0.5], [9, 9, 9, 0.5]]}
+        row |= {f"accuracy_{turn}": {"all": 0.9 if "1e-4" in job[0] else 0.91} for turn in turns}
+        row |= {f"accuracy_{turn}_standard_error": {"all": 0.02} for turn in turns}
+        return row | dict.fromkeys(compare.CHANGES, 0)
+
+    monkeypatch.setattr(compare, "run", run)
+    compare.main(compare.Args(folder=tmp_path, experiments=("methods",), tasks=("functions",), seeds=(3, 5), workers=1))
+    search = [job for job in jobs if job[2] == compare.SEARCH_SEED]
+    assert len(search) == 45 and [job[2] for job in jobs[45:]] == [3] * 8 + [5] * 8
+    for command, iterations, _ in jobs[45:]:
+        assert "--learning-rate 1e-4" in command and (" 0.01" in command) == ("archer" not in command)
+        assert (command, iterations // 2, compare.SEARCH_SEED) in search
 
 
 def test_a_run_that_fails_ends_the_rest(tmp_path, monkeypatch):
