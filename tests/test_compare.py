@@ -151,6 +151,11 @@ def test_the_prose_says_what_the_runs_said():
     for sentence, values in sentences:
         expected = sentence.format(*(compare.number(value).replace("-", "−") for value in values))
         assert expected in page, expected
+    tried = {compare.setting(row["command"]): row for row in found["search"] if row["command"].startswith("rl_guided")}
+    seeds = each(guided, "functions", of(2))
+    tied = [f"{tried[name]['accuracy_2']['all']:.3f}"[1:] for name in ("4e-4, KL 0", "2e-4, KL 0.01")]
+    assert "had {} at 4e-4 without a KL and {} at 2e-4 with one".format(*tied) in page, tied
+    assert f"the latter at {compare.number(min(seeds))} to {compare.number(max(seeds))}:" in page
     pages = {
         path.stem: " ".join(path.read_text(encoding="utf-8").split()) for path in (REPO / "docs/methods").glob("*.md")
     }
