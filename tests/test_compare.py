@@ -125,10 +125,14 @@ def test_the_prose_says_what_the_runs_said():
         ("(expert iteration {})", [last("expert iteration", "functions")]),
         ("reach that, {} to {}, however", [min(blind), max(blind)]),
         ("fixes {} and breaks", [mean("SCoRe", "conventions", lambda row: row["fixed"])]),
-        ("and breaks {}. ArCHer", [mean("SCoRe", "conventions", lambda row: row["broken"])]),
+        ("and breaks {}. On this", [mean("SCoRe", "conventions", lambda row: row["broken"])]),
         ("reach {} and {}; an untrained", [last(name, "conventions") for name in (guided, ours)]),
-        ("ArCHer stays below ({})", [last("ArCHer", "conventions")]),
+        ("On this task ArCHer's seeds end at {}, {}, {}, {} and {}:", each("ArCHer", "conventions", of(1))),
         ("hint (SMART-SCoRe) brings {}.", [last(hint, "conventions")]),
+        ("MLMT-RL's seeds end at {}, {}, {}, {} and {}:", each(ours, "conventions", of(2))),
+        ("`--stop-value-gradients` they end at {}, {}, {}, {} and {}.", each(stop, "conventions", of(2))),
+        ("could do: {}, {}, {}, {} and {} are", each(ours, "conventions", of(1, "0"))),
+        ("`--stop-value-gradients` {}, {}, {}, {} and {}.", each(stop, "conventions", of(1, "0"))),
         ("expert iteration {} with one attempt,", [last("expert iteration", "arithmetic")]),
         ("MLMT-RL {} (its first attempt: {})", [last(ours, "arithmetic"), first(ours, "arithmetic")]),
         ("worse than its first ones ({}, {})", [last(hint, "arithmetic"), first(hint, "arithmetic")]),
@@ -151,7 +155,8 @@ def test_the_prose_says_what_the_runs_said():
     for sentence, values in sentences:
         expected = sentence.format(*(compare.number(value).replace("-", "−") for value in values))
         assert expected in page, expected
-    tried = {compare.setting(row["command"]): row for row in found["search"] if row["command"].startswith("rl_guided")}
+    guided_on = "rl_guided_score.py --dataset functions"
+    tried = {compare.setting(row["command"]): row for row in found["search"] if row["command"].startswith(guided_on)}
     seeds = each(guided, "functions", of(2))
     tied = [f"{tried[name]['accuracy_2']['all']:.3f}"[1:] for name in ("4e-4, KL 0", "2e-4, KL 0.01")]
     assert "had {} at 4e-4 without a KL and {} at 2e-4 with one".format(*tied) in page, tied
@@ -183,7 +188,7 @@ def test_the_prose_says_what_the_runs_said():
         ("mlmt_rl", "turn 2 {}, of which", [(ours, "functions")]),
         (
             "mlmt_rl",
-            "over all problems {}, where GRPO has {}. `countdown`: {}, where GRPO has {} with",
+            "over all problems {} (at 4e-4), where GRPO has {}. `countdown`: {}, where GRPO has {} with",
             [(ours, "conventions"), ("GRPO", "conventions"), (ours, "countdown"), ("GRPO", "countdown")],
         ),
         ("archer", "`functions`: .40 → {}", [("ArCHer", "functions")]),
