@@ -52,7 +52,7 @@ def test_the_page_says_what_the_runs_said(script):
 
 # Figures of the points that are no cell of the table above them: read in the metrics or the episodes of its runs,
 # the difference of two cells, or in benchmarks/RESULTS.md.
-READ = {"archer": {".96", ".42", ".34"}, "intro": {".09", ".91", ".50", ".10", ".99", ".93"}}
+READ = {"archer": {".96", ".42", ".34", ".65"}, "intro": {".09", ".91", ".50", ".10", ".99", ".93"}}
 READ |= {"rl_guided_score": {".22", ".28"}, "score": {".48"}, "mlmt_rl": {".23", "9.45", ".25", ".04"}}
 
 
@@ -77,6 +77,8 @@ def test_troubleshooting_says_what_the_runs_said():
     slipped = changed["score.py", "turn 1 earns what turn 2 does (γ = 1)"]
     runs = compared["methods"]
     fooled = compare.best_command(runs, "ArCHer", "arithmetic")
+    start = compare.mean_curve(runs, fooled)[0, 3]
+    ends = [row["accuracy_1"]["all"] for row in runs if row["command"] == fooled]
     lagging = compare.best_command(runs, "MLMT-RL", "functions")
     told = [row for row in compared["told"] if row["command"].endswith(" all")]
     second = np.mean([row["accuracy_2"]["all"] for row in told])
@@ -90,7 +92,7 @@ def test_troubleshooting_says_what_the_runs_said():
         ("so turn 1 can lag ({} beside {} on", lags),
         ("and at {} after 40:", [exact["accuracy_1"]]),
         ("({} on average) and ends at {}.", [shifted["through_training"], shifted["accuracy_2"]]),
-        ("accuracy falls: {} → {}", [compare.mean_curve(runs, fooled)[0, 3], compare.summary(runs, fooled, "all")[0]]),
+        ("go from {} to anywhere between {} and {}, and", [start, min(ends), max(ends)]),
         ("falls from {} to {}", [second, misled]),
     ]
     page = " ".join((REPO / "docs/troubleshooting.md").read_text(encoding="utf-8").split())

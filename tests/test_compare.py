@@ -136,6 +136,8 @@ def test_the_prose_says_what_the_runs_said():
         ("expert iteration {} with one attempt,", [last("expert iteration", "arithmetic")]),
         ("MLMT-RL {} (its first attempt: {})", [last(ours, "arithmetic"), first(ours, "arithmetic")]),
         ("worse than its first ones ({}, {})", [last(hint, "arithmetic"), first(hint, "arithmetic")]),
+        ("utility of {}, {}, {}, {} and {}. ArCHer", each(hint, "arithmetic", quality("utility"))),
+        ("Its seeds end here at {}, {}, {}, {} and {}, from .42", each("ArCHer", "arithmetic", of(1))),
         ("InTRO rises to {}, {}, {}, {} and {} with", each("InTRO", "arithmetic", peak)),
         ("gains {}, {}, {}, {} and {} over the fixed", each(guided, "countdown", quality("utility"))),
         ("and {}, {}, {}, {} and {} in `mlmt_rl.py` (utility", each(ours, "countdown", quality("utility"))),
@@ -192,7 +194,8 @@ def test_the_prose_says_what_the_runs_said():
             [(ours, "conventions"), ("GRPO", "conventions"), (ours, "countdown"), ("GRPO", "countdown")],
         ),
         ("archer", "`functions`: .40 → {}", [("ArCHer", "functions")]),
-        ("archer", "(.42 → {}, .19 → {})", [("ArCHer", "arithmetic"), ("ArCHer", "countdown")]),
+        ("archer", "little help (.42 → {}; .12 to .69)", [("ArCHer", "arithmetic")]),
+        ("archer", "harmful (.19 → {})", [("ArCHer", "countdown")]),
     ]:
         expected = sentence.format(*(compare.number(last(*pair)) for pair in pairs))
         assert expected in pages[page_of], expected
