@@ -131,7 +131,7 @@ def test_the_prose_says_what_the_runs_said():
         ("hint (SMART-SCoRe) brings {}.", [last(hint, "conventions")]),
         ("MLMT-RL's seeds end at {}, {}, {}, {} and {}:", each(ours, "conventions", of(2))),
         ("`--stop-value-gradients` they end at {}, {}, {}, {} and {}.", each(stop, "conventions", of(2))),
-        ("could do: {}, {}, {}, {} and {} are", each(ours, "conventions", of(1, "0"))),
+        ("end there at {}, {}, {}, {} and {}, with", each(ours, "conventions", of(1, "0"))),
         ("`--stop-value-gradients` {}, {}, {}, {} and {}.", each(stop, "conventions", of(1, "0"))),
         ("expert iteration {} with one attempt,", [last("expert iteration", "arithmetic")]),
         ("MLMT-RL {} (its first attempt: {})", [last(ours, "arithmetic"), first(ours, "arithmetic")]),
