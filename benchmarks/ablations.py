@@ -209,8 +209,16 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
 
 
+def cell(values: list[float | None]) -> str:
+    """The mean over the seeds; of several seeds also the lowest and the highest."""
+    if None in values:
+        return "-"
+    spread = f" ({number(min(values))} to {number(max(values))})" if len(values) > 1 else ""
+    return number(float(np.mean(values))) + spread
+
+
 def table(script: str, results: list[dict]) -> str:
-    """The table of one script's page: means over the seeds."""
+    """The table of one script's page."""
     found = [row for row in results if row["script"] == script]
     headings = {"accuracy_1": "attempt 1", "accuracy_2": "attempt 2"}
     headings |= {"through_training": "mean over training", "kl": "KL"}
@@ -221,8 +229,8 @@ def table(script: str, results: list[dict]) -> str:
     for detail in dict.fromkeys(row["detail"] for row in found):
         rows = [row for row in found if row["detail"] == detail]
         how = ["an edit"] * bool(rows[0]["edit"]) + [f"`{rows[0]['flags']}`"] * bool(rows[0]["flags"])
-        figures = [None if rows[0][name] is None else np.mean([row[name] for row in rows]) for name in names]
-        lines.append(f"| {detail if how else f'*{detail}*'} | {', '.join(how)} | {' | '.join(map(number, figures))} |")
+        cells = [cell([row[name] for row in rows]) for name in names]
+        lines.append(f"| {detail if how else f'*{detail}*'} | {', '.join(how)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -36,17 +36,23 @@ def test_the_page_says_what_the_runs_said(script):
     results = json.loads(ablations.PUBLISHED.read_text(encoding="utf-8"))
     page = (ablations.PAGES / f"{Path(script).stem}.md").read_text(encoding="utf-8")
     assert ablations.with_table(page, script, results) == page
-    found = {row["detail"]: row for row in results if row["script"] == script}
+    found: dict[str, list[dict]] = {}
+    for row in results:
+        if row["script"] == script:
+            found.setdefault(row["detail"], []).append(row)
     assert found.keys() == ablations.ABLATIONS[script].keys()
+    seeds = [row["seed"] for row in found["as it is"]]
     for detail, entry in ablations.ABLATIONS[script].items():
         old, new, flags = ablations.parts(entry)
-        assert (found[detail]["edit"], found[detail]["flags"]) == ([old, new] if old else None, flags)
+        assert all((row["edit"], row["flags"]) == ([old, new] if old else None, flags) for row in found[detail])
+        assert [row["seed"] for row in found[detail]] == seeds
     figure = ablations.FIGURE.read_text(encoding="utf-8")
     assert script != "mlmt_rl.py" or all(detail in figure for detail in found)
     readme = (REPO / "README.md").read_text(encoding="utf-8")
     row = next(line for line in readme.splitlines() if line.startswith(f"| `{script}`"))
-    turn = 2 if "accuracy_2" in found["as it is"] else 1
-    start, end = (ablations.number(found["as it is"][f"{name}_{turn}"]) for name in ("start", "accuracy"))
+    turn = 2 if "accuracy_2" in found["as it is"][0] else 1
+    means = [np.mean([run[f"{name}_{turn}"] for run in found["as it is"]]) for name in ("start", "accuracy")]
+    start, end = map(ablations.number, means)
     assert f"{start} → {end}" in row
 
 
@@ -101,7 +107,7 @@ def test_troubleshooting_says_what_the_runs_said():
 
 
 def test_a_table_by_hand():
-    """Means over the seeds; a script of one turn has one attempt, one without a reference no KL."""
+    """Means over the seeds with their range; a script of one turn has one attempt, one without a reference no KL."""
     row = {"script": "grpo.py", "edit": None, "flags": "", "start_1": 0.4, "kl": None}
     results = [row | {"detail": "as it is", "accuracy_1": value, "through_training": 0.5} for value in (0.8, 0.9)]
     results += [
@@ -112,7 +118,7 @@ def test_a_table_by_hand():
         "| changed | by | attempt 1 | mean over training | KL |",
         "|---|---|---|---|---|",
         "| *before training* | | .40 |  |  |",
-        "| *as it is* |  | .85 | .50 | - |",
+        "| *as it is* |  | .85 (.80 to .90) | .50 (.50 to .50) | - |",
         "| no KL | `--kl-coef 0` | 1.00 | .25 | 2.00 |",
         "| other | an edit | .00 | .00 | - |",
     ]
