@@ -1,7 +1,7 @@
 """What breaks without it? Each method with one detail changed at a time; the tables of docs/methods/.
 
     python benchmarks/ablations.py --publish                  66 runs, some 85 minutes on two cores
-    python benchmarks/ablations.py --only grpo.py             the runs of one script
+    python benchmarks/ablations.py --only archer.py mlmt_rl.py --seeds 1 2 3 --publish        66 runs, some 70 minutes
 
 A detail is changed by flags, or by an edit of the script in a copy of the repository. Every run is as long as the
 script's default and on its default problems. What is done is not done again. --publish puts the figures into
@@ -254,7 +254,7 @@ def draw(results: list[dict], path: Path) -> None:
     ax.hlines(range(len(means)), *zip(*[(min(found[name]), max(found[name])) for name in list(means)[::-1]]), "black")
     ax.axvline(means["as it is"], color="#c04040", linewidth=1)
     ax.set(yticks=range(len(means)), yticklabels=list(means)[::-1], xlim=(0, 1))
-    ax.set_xlabel("accuracy of the second attempt, mean over training (red: as it is; black: range of the seeds)")
+    ax.set_xlabel("attempt 2 right, mean over training (red: as it is; black: the seeds)")
     ax.spines[["top", "right"]].set_visible(False)
     drawing.savefig(path, metadata={"Date": None})
     plt.close(drawing)
