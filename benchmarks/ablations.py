@@ -5,7 +5,7 @@
 
 A detail is changed by flags, or by an edit of the script in a copy of the repository. Every run is as long as the
 script's default and on its default problems. What is done is not done again. --publish puts the figures into
-benchmarks/ablations.json and the tables between the marks of the pages.
+benchmarks/ablations.json and the tables between the marks of the pages, in place of those of the same scripts.
 """
 
 import json
