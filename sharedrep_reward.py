@@ -9,7 +9,7 @@
       maxmin     w_u = e_u, k = U: a model a group    uniform  w_u = 1, k = 1
 
 Paper: https://arxiv.org/abs/2509.03672 (r_u = phi' B w_u). Run: python sharedrep_reward.py, then sharedrep_grpo.py.
---stage oracle, generate, score, pairs, train: each writes a file into one folder; all does what is not done yet.
+--stage oracle, generate, score, pairs, train: each writes a file into one folder; all: what is not done yet, and train.
 Departures from the authors' code, which fails in evaluation and whose two methods differ in more than B:
 1. All methods take the same steps: pairs of all groups in one batch, one rate, one number of epochs (theirs gave
    SharedRep ten times MaxMin's rate and half its epochs).

@@ -78,7 +78,7 @@ ABLATIONS: dict[str, dict[str, str | tuple[str, str, str]]] = {
         "turn 1 earns what turn 2 does (γ = 1)": "--gamma 1",
         "the same, no bonus": "--gamma 1 --alpha 0",
         "no reward for turn 1": "--trained-turns second",
-        "turn 2 not trained": "--trained-turns first --stage1-iterations 0",
+        "no reward for turn 2": "--trained-turns first --stage1-iterations 0",
         "no KL": "--kl-coef 0 --beta2 0",
         "verdicts on another problem": (*OTHER_ROWS, ""),
     },

@@ -99,7 +99,7 @@ def test_troubleshooting_says_what_the_runs_said():
         ("GRPO stays at {}.", [changed["grpo.py", "a prompt that the model does not know"]["accuracy_1"]]),
         ("suits one: {} → {} (`grpo.py --num", [grpo["accuracy_1"], steps["accuracy_1"]]),
         ("`grpo.py` ends at {} instead of {}.", [steps["accuracy_1"], grpo["accuracy_1"]]),
-        ("the model learns to slip: {} → {}.", [score["accuracy_1"], slipped["accuracy_1"]]),
+        ("the model learns to slip: turn 1 ends at {} instead of {}.", [slipped["accuracy_1"], score["accuracy_1"]]),
         ("so turn 1 can lag ({} beside {} on", lags),
         ("and at {} after 40:", [exact["accuracy_1"]]),
         ("({} on average) and ends at {}.", [shifted["through_training"], shifted["accuracy_2"]]),

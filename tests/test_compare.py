@@ -178,7 +178,7 @@ def test_the_prose_says_what_the_runs_said():
         ("score", "`functions`: {} in both turns", [("SCoRe", "functions")]),
         (
             "score",
-            "`conventions`: {}, which is what counting leaves; `countdown`: {}",
+            "`conventions`: {}, of the .59 that counting leaves; `countdown`: {}",
             [("SCoRe", "conventions"), ("SCoRe", "countdown")],
         ),
         ("rl_guided_score", "turn 2 {}; the feedback is worth little", [(guided, "functions")]),
