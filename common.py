@@ -105,7 +105,8 @@ def test_results(responses: list[str], problems: list[Problem], args) -> list[st
     if not all(problem.tests for problem in problems):
         raise InputError(f"--test-results {args.test_results} tells of asserts, which maths has not: choose verdict")
     if args.test_results == "shown" and not any(problem.tests_in_prompt for problem in problems):
-        raise InputError("--test-results shown tells of the prompt's asserts: it needs --tests-in-prompt of 1 or more")
+        reason = "it needs problems with asserts (input_output has none) and a --tests-in-prompt of 1 or more"
+        raise InputError(f"--test-results shown tells of the prompt's asserts: {reason}")
 
     def told(response: str, problem: Problem) -> str:
         tests = problem.tests[: problem.tests_in_prompt] if args.test_results == "shown" else problem.tests
@@ -225,11 +226,12 @@ def opponent(run_dir: str | None, problems: list[Problem]) -> dict[str, dict]:
     """The scores.jsonl rows of a run's last evaluation by problem; {} for no run. Raises InputError."""
     if run_dir is None:
         return {}
-    rows = read_rows(Path(run_dir) / "scores.jsonl")
-    by_problem = {row["id"]: row for row in rows if row["iteration"] == rows[-1]["iteration"]}
-    if not {problem.id for problem in problems} <= by_problem.keys():
-        raise InputError(f"--win-rate-against {run_dir} was not evaluated on these problems")
-    return by_problem
+    try:
+        rows = read_rows(Path(run_dir) / "scores.jsonl")
+        by_problem = {row["id"]: row for row in rows if row["iteration"] == rows[-1]["iteration"]}
+        return {problem.id: by_problem[problem.id] for problem in problems}
+    except (ValueError, KeyError) as error:
+        raise InputError(f"--win-rate-against {run_dir} was not evaluated on these problems") from error
 
 
 def win_rates(rows: list[dict], theirs: dict[str, dict], groups: list[str], seed: int) -> dict[str, float | None]:

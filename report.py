@@ -171,6 +171,8 @@ def expanded(pattern: str) -> list[str]:
 
 
 def main(args: Args) -> None:
+    if not Path(args.output).name:
+        raise common.InputError(f"--output {args.output!r} names no file")
     if not Path(args.output).absolute().parent.is_dir():
         raise common.InputError(f"--output {args.output}: there is no folder {Path(args.output).parent}")
     if not 0 < args.max_megabytes < 1000:

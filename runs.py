@@ -225,7 +225,7 @@ def log(run, row: dict) -> None:
     figures = [f"{name[5:]} {value:.3f}" for name, value in row.items() if "eval/" in name and value is not None]
     if figures:
         line = f"iteration {row['iteration']:4d}  eval  " + "  ".join(figures)
-        tqdm.write(textwrap.fill(line, 80, subsequent_indent=" " * 22))
+        tqdm.write(textwrap.fill(line, 120, subsequent_indent=" " * 22))
 
 
 def log_episodes(run, iteration: int, phase: str, problems: list[common.Problem], episodes: dict) -> None:

@@ -269,8 +269,9 @@ def to_problem(row: dict, where: str, tests_in_prompt: int) -> Problem:
     if not answer and text:
         raise NoGold(f"{where}: the answer is a text that states no final answer: {text[:60]!r}")
     if not answer:
-        raise InputError(f"{where}: the answer is empty")
-    if not re.fullmatch(r"-?[\d.]{1,20}", answer) and not verify_math(rf"\[\boxed{{ {answer} }}\]", answer):
+        given = any(name in row for name in ANSWER_COLUMNS)
+        raise InputError(f"{where}: the {'answer is empty' if given else 'solution states no final answer'}")
+    if not re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", answer) and not verify_math(rf"\[\boxed{{ {answer} }}\]", answer):
         raise NoGold(f"{where}: the answer cannot be read, so that no response would be right: {answer[:60]!r}")
     return Problem(question, answer, solution, level=level, subject=subject, id=where)
 
@@ -282,7 +283,7 @@ def to_problems(rows: dict[int, dict], name: str, tests_in_prompt: int, leave_ou
         try:
             problems.append(to_problem(row, f"{name} row {number}", tests_in_prompt))
         except InputError as error:
-            if "entry_point" not in row and not (leave_out and isinstance(error, NoGold)):
+            if not cell(row, "entry_point") and not (leave_out and isinstance(error, NoGold)):
                 raise
             left_out.append(cell(row, "task_id") or f"row {number}")
     if not problems:

@@ -108,6 +108,8 @@ def check_args(args) -> None:
     """Raises InputError for sizes and rates that cannot work, in any script."""
     for field in fields(args):
         value, flag = getattr(args, field.name), f"--{field.name.replace('_', '-')}"
+        if value == () != field.default:
+            raise InputError(f"{flag} is empty: give it a value, or leave it out")
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, str) and item.encode(errors="replace") != item.encode(errors="surrogatepass"):
                 raise InputError(f"{flag} {ascii(item)} is not UTF-8")

@@ -133,6 +133,8 @@ def find_folder(run, default: str) -> None:
     args, run.resumed, run.config = run.args, None, {}
     run.folder = Path(args.run_dir or f"{default}__{time.strftime('%Y%m%d-%H%M%S')}")
     if not args.run_dir:
+        if args.if_run_exists != "raise":
+            raise InputError(f"--if-run-exists {args.if_run_exists} needs a --run-dir: a new folder holds no run")
         return  # `claim` gives it a suffix where it is taken
     folder = run.folder
     try:
@@ -143,7 +145,7 @@ def find_folder(run, default: str) -> None:
         return
     if args.if_run_exists == "raise":
         raise InputError(f"the run folder {folder} exists: add --if-run-exists resume (go on) or delete (start afresh)")
-    if not (folder / "config.json").is_file():
+    if not is_run(folder):
         raise InputError(f"--run-dir {folder} holds other files than a run's: none is resumed or deleted")
     if args.if_run_exists == "delete":
         return
@@ -181,6 +183,14 @@ def find_folder(run, default: str) -> None:
     run.resumed = last_checkpoint(folder)
     if run.resumed:
         check_rows(folder, int(run.resumed.name[-6:]), now["iterations"])
+
+
+def is_run(folder: Path) -> bool:
+    """Whether config.json is a run's, and no model's: it holds flags, or it is damaged but stands beside rows."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        if "args" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
+            return True
+    return (folder / "config.json").is_file() and any((folder / name).exists() for name in ROW_FILES)
 
 
 def check_rows(folder: Path, done: int, iterations: int) -> None:

@@ -282,10 +282,11 @@ def features(model, tokenizer, prompts: list[str], responses: list[str], pooling
     prompts: the bare questions; "" leaves the response alone. Texts beyond the context lose their beginning.
     """
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
+    plain = {"add_special_tokens": False, "split_special_tokens": True}  # what is spelled out is text
     rows = []  # (token ids, how many of them belong to the response)
     for prompt, response in zip(prompts, responses):
-        before = tokenizer(f"{prompt}\n", add_special_tokens=False).input_ids if prompt else []
-        ids = [*tokenizer(response, add_special_tokens=False).input_ids, end]
+        before = tokenizer(f"{prompt}\n", **plain).input_ids if prompt else []
+        ids = [*tokenizer(response, **plain).input_ids, end]
         rows.append(([*before, *ids][-context_length(model.config) :], len(ids)))
     order = torch.tensor([len(ids) for ids, _ in rows]).argsort(stable=True)  # sorted by length to limit padding
     parts = []

@@ -282,6 +282,11 @@ def test_folder_that_is_no_run(small, refused, tmp_path, if_run_exists):
     assert str(tmp_path / "run") in refused(small(if_run_exists=if_run_exists))
     file = tmp_path / "run" / "thesis.tex"
     assert str(file) in refused(small(if_run_exists=if_run_exists, run_dir=file))
+    model = shutil.copytree(REPO / "tiny" / "functions", tmp_path / "model")  # which has a config.json too
+    error = refused(small(if_run_exists=if_run_exists, run_dir=model))
+    assert f"--run-dir {model} holds other files than a run's" in error
+    error = refused(replace(small(if_run_exists=if_run_exists), run_dir=None))
+    assert f"--if-run-exists {if_run_exists} needs a --run-dir" in error
 
 
 @pytest.mark.parametrize("if_run_exists", ["raise", "resume", "delete"])

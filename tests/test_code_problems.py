@@ -136,6 +136,8 @@ def test_programs_judged_by_what_they_print(tmp_path, as_text):
     assert common.verify("```\nprint(2 * int(input()))\n```", problem) == 1.0
     assert common.verify("```\nprint(4)\n```", problem) == 0.0
     assert common.load_problems(str(tmp_path / "rows.jsonl"), "all", tests_in_prompt=0)[0].question == row["question"]
+    with pytest.raises(common.InputError, match="--test-results shown .*input_output has none"):
+        common.test_results([""], [problem], mlmt_rl.Args(test_results="shown"))
     others = [row | {"question": f"Print {n}.", "input_output": cases | {"outputs": [n, n]}} for n in range(20)]
     path = write_jsonl(tmp_path / "others.jsonl", others)  # the same inputs
     training, held_out = common.load_train_and_eval(path, "train", path, "test", 20)

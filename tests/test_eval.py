@@ -392,6 +392,7 @@ def test_comparison_of_solvers_in_one_folder(tmp_path, capsys):
             {"feedback_control": "fixed", "feedback": "tiny", "feedback_quality": True},
             "--feedback-quality measures what was written: it needs --feedback-control none",
         ),
+        ({"dataset": ()}, "--dataset is empty"),
         ({"prompt_template": "brief"}, "unknown --prompt-template brief: choose none, baseline"),
         ({"prompt_template": "none.json"}, "--prompt-template none.json cannot be read"),
         ({"prompt_template": "concise", "dataset": ("functions",)}, "choose none or a file for code"),

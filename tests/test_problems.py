@@ -150,6 +150,7 @@ def test_gold_answers_are_unwrapped_where_the_meaning_is_plain(tmp_path, cell, g
     "cell",
     [
         *("nan", "NaN", "None", "null", float("nan"), [], "$", "{}", "\\frac{1}{2", "1}{2", {"value": 29}),
+        *(".", "..."),
         "She has 28 pens. Then she buys one more.",
         "She has 28 pens.\nThen she buys one more.",
         " ".join(["word"] * 30),
@@ -319,6 +320,15 @@ def test_one_table_of_both_kinds(tmp_path):
     )
     problems = common.load_problems(str(tmp_path / "rows.parquet"), "all")
     assert [(p.answer, p.tests) for p in problems] == [("", ("assert f() == 1",)), ("2", ()), ("3", ())]
+
+
+def test_maths_in_a_table_with_programs_is_refused_by_row(tmp_path):
+    """Red if a gold answer that cannot be read is passed over because other rows have an entry_point."""
+    rows = {"question": "1 + 1?", "answer": "2", "entry_point": ""}, {"question": "2 + 2?", "answer": "$"}
+    with pytest.raises(common.InputError, match=r"rows.jsonl row 2: the answer "):
+        load_all(tmp_path, *({"entry_point": None} | row for row in rows))
+    with pytest.raises(common.InputError, match=r"rows.jsonl row 1: the solution states no final answer"):
+        load_all(tmp_path, {"question": "1 + 1?", "solution": "We add."})
 
 
 # ---- splits and subsets --------------------------------------------------------------------------------------------

@@ -340,6 +340,7 @@ def test_nothing_to_draw(refused, tmp_path):  # noqa: F811
         report.main(report.Args(runs=(f"{tmp_path}/none",)))
     run = make_run(tmp_path / "run", [metrics(0)])
     assert "--output" in refused(report.Args(runs=(run,), output=f"{tmp_path}/no/folder/page.html"))
+    assert "--output '.' names no file" in refused(report.Args(runs=(run,), output="."))
 
 
 # ---- at the end of a run -------------------------------------------------------------------------------------------

@@ -176,12 +176,13 @@ def family(tmp_path_factory) -> str:
 def test_features_are_those_of_each_text_alone(family, pooling):
     """No padding, no order, no last batch of one shows; the prompt is read but not averaged."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(family).eval(), AutoTokenizer.from_pretrained(family)
-    prompts, responses = ["", "gets 5", "", "loses 6 and 7", "9"], ["1:20\n2:30", "", "12", "1:gets 5? 13", "4"]
+    prompts, responses = ["", "gets 5", "", "loses 6 and 7", "9"], ["1:20\n2:30", "", "1</s>2", "1:gets 5? 13", "4"]
     h = runs.features(model, tokenizer, prompts, responses, pooling, 2)
     assert h.shape == (5, 16)
     for row, prompt, response in zip(h, prompts, responses):
         before = tokenizer(f"{prompt}\n").input_ids if prompt else []
-        ids = before + tokenizer(response).input_ids + [tokenizer.eos_token_id]
+        ids = before + tokenizer(response, split_special_tokens=True).input_ids + [tokenizer.eos_token_id]
+        assert ids.count(tokenizer.eos_token_id) == 1  # an end that is spelled out ends nothing
         with torch.no_grad():
             states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0]
         expected = states[len(before) :].mean(0) if pooling == "mean" else states[-1]
@@ -435,6 +436,9 @@ def test_bad_flags_are_refused(solution_files, made, tmp_path):
         grpo.main(grpo_args(solution_files, made, tmp_path / "run", reward="maxmin"))
     with pytest.raises(common.InputError, match="--win-rate-against .* was not evaluated on these problems"):
         grpo.main(grpo_args(solution_files, made, tmp_path / "run", win_rate_against=str(tmp_path)))
+    for other in (made, damaged):  # a reward folder, whose scores.jsonl is of no evaluation; a line that is cut
+        with pytest.raises(common.InputError, match=f"{other} was not evaluated on these problems"):
+            common.opponent(str(other), [common.Problem("1 + 1?", "2", id="a")])
     assert not (tmp_path / "run").exists()
 
 

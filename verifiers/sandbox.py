@@ -286,10 +286,10 @@ def failed_probe(sandbox: Sandbox, attacks: bool = True) -> str | None:
 def find_sandbox(unsafe: bool) -> tuple[Sandbox, str]:
     """The first set of layers that holds, and its name. Raises SandboxError if none does, with the reason for each."""
     reasons = []
-    for layers, name in {(): UNSAFE}.items() if unsafe else LAYERS.items():
+    for layers, name in (LAYERS | ({(): UNSAFE} if unsafe else {})).items():
         sandbox = Sandbox(layers)
         try:
-            reason = failed_probe(sandbox, attacks=not unsafe)
+            reason = failed_probe(sandbox, attacks=layers != ())
         except SandboxError as error:
             reason = str(error)
         if reason is None:
@@ -307,7 +307,7 @@ _current: Sandbox | None = None
 def start_sandbox(unsafe: bool = False) -> str:
     """Finds the first set of layers that holds on this machine, keeps it for all later programs, returns its name.
 
-    unsafe: without isolation, only limits. Raises SandboxError.
+    unsafe: where none holds, limits alone will do. Raises SandboxError.
     """
     global _current
     stop_sandbox()

@@ -56,7 +56,8 @@ UNREADABLE = """
 # ---- layers --------------------------------------------------------------------------------------------------------
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-LIBC.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+if sys.platform.startswith("linux"):  # elsewhere there are no layers, only limits
+    LIBC.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 1, 4, 22, 38, 36
 CAPSET = {"x86_64": 126, "aarch64": 91}  # the only system call here without a function in every C library
 LANDLOCK_CREATE, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT = 444, 445, 446  # the same on every machine
