@@ -103,7 +103,7 @@ def last_checkpoint(run_dir: Path) -> Path | None:
 
 
 def checkpoint_score(rows: list[dict]) -> dict[str, float]:
-    """What checkpoints are compared by: the mean rollout/reward of the rows since the one before."""
+    """What checkpoints are compared by: the mean rollout/reward of the --save-every rows before it."""
     return {"mean_reward": float(np.mean([row["rollout/reward"] for row in rows if row["iteration"]]))}
 
 
