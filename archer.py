@@ -52,7 +52,7 @@ class Args:
     wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
-    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
+    policy_lm: str | None = None  # solver: a folder or hub name; by default an embedded one
     critic_lm: str | None = None  # the critic's encoder; by default roberta-base, for an embedded policy its own trunk
     chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
     solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
@@ -171,7 +171,7 @@ def load_encoder(name: str, device: str):
     if flaw := runs.incomplete(encoder, found):
         raise common.InputError(f"--critic-lm {name} {flaw}")
     tokenizer.padding_side = "right"
-    tokenizer.truncation_side = "left"  # a long text loses its beginning: the answer stands at its end
+    tokenizer.truncation_side = "left"  # a long text, of a pair the longer, loses its beginning
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return encoder.to(device), tokenizer
 
@@ -334,7 +334,7 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
 
     Sampled as in training, but from a seed of its own that leaves training's random numbers as they were.
     """  # differs: one turn
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([run.device] * (run.device != "cpu")):
         torch.manual_seed(args.eval_seed)
         episodes = run_episodes(models, tokenizers, problems, args)
     runs.log_episodes(run, iteration, "eval", problems, episodes)
@@ -353,6 +353,8 @@ def main(args: Args) -> None:
     target = copy.deepcopy(critic).requires_grad_(False)
     C = solver.get_output_embeddings().in_features
     baseline_head = torch.nn.Linear(C, 1, device=run.device) if args.use_baseline else None
+    for weight in baseline_head.parameters() if args.use_baseline else ():
+        torch.nn.init.zeros_(weight)  # b_t starts at 0, as A does on average
     problems = train_problems + eval_problems
     prompts = [common.attempt_messages(p) for p in problems]
     room = args.max_new_tokens
@@ -436,7 +438,10 @@ def main(args: Args) -> None:
 
         # ---- LOG
         length_1 = turn_1["response_mask"].sum(1).float()
-        read = critic.tokenize(rollout_states, turn_1["texts"]).attention_mask.sum(1)
+        texts = [(rollout_states, turn_1["texts"])] if critic.joint else [(rollout_states,), (turn_1["texts"],)]
+        read = torch.stack([critic.tokenize(*part).attention_mask.sum(1) for part in texts]).amax(
+            0
+        )  # (B,), the longest
         metrics = {
             "iteration": iteration,
             "rollout/accuracy_1": rewards_1.mean().item(),

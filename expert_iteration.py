@@ -14,7 +14,7 @@ REINFORCE without a baseline, sum_i r_i grad log pi(o_i).
 Papers: Expert Iteration (https://arxiv.org/abs/1705.08439); language models: STaR (2203.14465), ReST-EM (2312.06585).
 Run: python expert_iteration.py. Departures from them:
 1. A rollout gives one step, which goes on from the weights before it; ReST-EM trains the initial model anew each time.
-2. A KL term keeps the model near its initial weights (--kl-coef 0 leaves it out).
+2. A KL term, on the kept responses, keeps the model near its initial weights (--kl-coef 0 leaves it out).
 
 B responses (b of a micro-batch); P prompt, T response tokens, L both, M of all b, m of a chunk; C hidden, W vocabulary.
 """
@@ -49,7 +49,7 @@ class Args:
     wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
-    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
+    policy_lm: str | None = None  # solver: a folder or hub name; by default an embedded one
     chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
     solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
@@ -77,7 +77,7 @@ class Args:
     unsafe_code: bool = False  # if no sandbox can be set up, run programs with limits of time and memory alone
 
     # ---- algorithm
-    loss_reduction: Literal["sequence", "token", "constant"] = "sequence"  # 1/length (GRPO), sum (DAPO), 1/max
+    loss_reduction: Literal["sequence", "token", "constant"] = "sequence"  # 1/length (GRPO), 1/all tokens (DAPO), 1/max
     kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.04  # beta1 (MLMT-RL: beta_L): weight of the KL
 
     # ---- optimisation
@@ -266,7 +266,7 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
 
     Sampled as in training, but from a seed of its own that leaves training's random numbers as they were.
     """  # differs: one turn, sampled and greedy
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([run.device] * (run.device != "cpu")):
         torch.manual_seed(args.eval_seed)
         episodes = run_episodes(models, tokenizers, problems, args)
         metrics = {"accuracy_1": float(np.mean(episodes["rewards_1"].tolist()))}
@@ -326,7 +326,7 @@ def main(args: Args) -> None:
         # ---- UPDATE
         losses = defaultdict(list)  # of each optimiser step
         shuffles = [torch.randperm(trained, device=run.device) for _ in range(args.update_epochs)]
-        batches = [batch for shuffle in shuffles for batch in shuffle.chunk(args.num_minibatches) if len(batch)]
+        batches = [batch for shuffle in shuffles for batch in shuffle.tensor_split(args.num_minibatches) if len(batch)]
         for batch in batches:
             losses["policy_solver"].append(accumulate_gradients(solver, turn, batch, args))
             losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm, losses))

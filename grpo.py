@@ -7,7 +7,7 @@ minimises over N groups, for all n = N G responses with their tokens t and ratio
     sum_i w_i sum_t [ -min(ratio_t A_i, clip(ratio_t, 1 - e_low, 1 + e_high) A_i) + beta KL_t ]
     --loss-reduction sequence  w_i = 1 / (n |o_i|)       GRPO: of two right responses the shorter one is pushed more
                      token     w_i = 1 / sum_j |o_j|     DAPO: every token counts the same
-                     constant  w_i = 1 / (n T_max)       Dr.GRPO: with --advantage-norm none the policy gradient itself
+                     constant  w_i = 1 / (n T_max)       Dr.GRPO: with --advantage-norm none the policy gradient, scaled
     --loss-fn importance_sampling: -ratio_t A_i          cispo: -sg[clip(ratio_t)] A_i log pi(o_t)
 
 Papers: GRPO (https://arxiv.org/abs/2402.03300, eq. 3), DAPO (2503.14476), Dr.GRPO (2503.20783), CISPO (2506.13585).
@@ -48,7 +48,7 @@ class Args:
     wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
-    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
+    policy_lm: str | None = None  # solver: a folder or hub name; by default an embedded one
     chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
     solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
@@ -79,7 +79,7 @@ class Args:
     loss_fn: Literal["importance_sampling", "ppo", "cispo"] = "ppo"  # CISPO: with --clip-low 1 and token sums
     clip_low: float = 0.2  # e_low: the ratio is clipped at 1 - e_low
     clip_high: float = 0.2  # e_high: the ratio is clipped at 1 + e_high (DAPO: 0.28)
-    loss_reduction: Literal["sequence", "token", "constant"] = "sequence"  # 1/length (GRPO), sum (DAPO), 1/max
+    loss_reduction: Literal["sequence", "token", "constant"] = "sequence"  # 1/length (GRPO), 1/all tokens (DAPO), 1/max
     dynamic_sampling: int = 0  # DAPO: drop groups all right or all wrong, sampling up to N rounds for a full batch
     kl_coef: Annotated[float, tyro.conf.arg(aliases=["--beta1"])] = 0.04  # beta1 (MLMT-RL: beta_L): weight of the KL
     kl_estimator: Literal["k1_reward", "k2_loss", "k3_loss"] = "k3_loss"  # k1: in the return; k2, k3: a loss
@@ -251,8 +251,8 @@ def credit(args: Args, rewards: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
     """A, what multiplies log pi of each response: (B,).
 
     kl: sum over a response's tokens of log pi - log pi_ref. With k1_reward it is centred in its group as the rewards
-    are, but not divided by their std, so that beta keeps its weight; with --advantage-norm none the expected gradient
-    is 1 - 1/G of that of E[R] - beta KL(pi || pi_ref).
+    are, but not divided by their std, so that beta keeps its weight; with --advantage-norm none and --loss-reduction
+    constant the expected gradient is that of E[R] - beta KL(pi || pi_ref), times (1 - 1/G) / T_max.
     """  # differs: each response against its group
     A = group_advantages(rewards, args.group_size, args.advantage_norm)
     if args.kl_estimator == "k1_reward":
@@ -330,7 +330,7 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
 
     Sampled as in training, but from a seed of its own that leaves training's random numbers as they were.
     """  # differs: one turn, sampled and greedy
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([run.device] * (run.device != "cpu")):
         torch.manual_seed(args.eval_seed)
         episodes = run_episodes(models, tokenizers, problems, args)
         metrics = {"accuracy_1": float(np.mean(episodes["rewards_1"].tolist()))}
@@ -398,7 +398,7 @@ def main(args: Args) -> None:
         # ---- UPDATE
         losses = defaultdict(list)  # of each optimiser step
         shuffles = [torch.randperm(len(rewards), device=run.device) for _ in range(args.update_epochs)]
-        batches = [batch for shuffle in shuffles for batch in shuffle.chunk(args.num_minibatches) if len(batch)]
+        batches = [batch for shuffle in shuffles for batch in shuffle.tensor_split(args.num_minibatches) if len(batch)]
         for batch in batches:
             losses["policy_solver"].append(accumulate_gradients(solver, turn, batch, A, args.kl_coef, args))
             losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm, losses))

@@ -6,9 +6,9 @@
 maximises over N kept rationales, with n candidates a_t^1 = z_t and a_t^2 .. a_t^n ~ q_t at each position (eq. 7)
     J = 1/N sum_z 1/(|z| n) sum_t sum_i w_t^i log q_t(a_t^i)
     w_t^i = sg[min(p_t(a_t^i) / q_t(a_t^i), c)]
-A draw's gradient is on average that of -KL(p_t || q_t). So eq. 7 is the sum of the forward KLs of single positions, on
-prefixes that the student wrote, and not the KL between whole rationales (eq. 3) that it is derived from.
-    --estimator exact: 1/N sum_z 1/|z| sum_t sum_a p_t(a) log q_t(a)
+A draw's gradient is on average that of -KL(p_t || q_t), position by position, on prefixes that the student wrote: not
+the KL between whole rationales (eq. 3) that it is derived from. z_t, kept because z is right, is no draw but imitated.
+    --estimator exact: the KLs alone, 1/N sum_z 1/|z| sum_t sum_a p_t(a) log q_t(a)
 
 Paper: InTRO (https://arxiv.org/abs/2511.09865). Run: python intro.py. Departures from the paper:
 1. w is a constant (section 2.2); --no-stop-weight-gradients lets the gradient flow through it, as in the authors' code.
@@ -50,7 +50,7 @@ class Args:
     wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
-    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
+    policy_lm: str | None = None  # solver: a folder or hub name; by default an embedded one
     chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
     solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
@@ -296,7 +296,7 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
 
     Sampled as in training, but from a seed of its own that leaves training's random numbers as they were.
     """  # differs: one turn, sampled, greedy and with the answer shown
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([run.device] * (run.device != "cpu")):
         torch.manual_seed(args.eval_seed)
         episodes = run_episodes(models, tokenizers, problems, args)
         shown = run_episodes(models, tokenizers, problems, args, answered=True)
@@ -374,7 +374,7 @@ def main(args: Args) -> None:
         losses = defaultdict(list)  # of each optimiser step
         logged = torch.zeros(6, device=run.device)  # sums over the tokens
         shuffles = [kept[torch.randperm(len(kept), device=run.device)] for _ in range(args.update_epochs)]
-        batches = [batch for shuffle in shuffles for batch in shuffle.chunk(args.num_minibatches) if len(batch)]
+        batches = [batch for shuffle in shuffles for batch in shuffle.tensor_split(args.num_minibatches) if len(batch)]
         for batch in batches:
             loss, sums = accumulate_gradients(solver, turn, answered, batch, args)
             losses["policy_solver"].append(loss)

@@ -52,7 +52,7 @@ class Args:
     wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
-    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
+    policy_lm: str | None = None  # solver: a folder or hub name; by default an embedded one
     feedback_lm: str | None = None  # feedback model, of any family; by default another copy of policy_lm
     chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
     solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
@@ -307,7 +307,7 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
 
     Sampled as in training, but from a seed of its own that leaves training's random numbers as they were.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([run.device] * (run.device != "cpu")):
         torch.manual_seed(args.eval_seed)
         episodes = run_episodes(models, tokenizers, problems, args)
     runs.log_episodes(run, iteration, "eval", problems, episodes)
@@ -372,7 +372,7 @@ def main(args: Args) -> None:
         # ---- UPDATE: the solver, then the feedback model
         losses = defaultdict(list)  # of each optimiser step
         shuffles = [torch.randperm(args.rollout_size, device=run.device) for _ in range(args.update_epochs)]
-        batches = [batch for shuffle in shuffles for batch in shuffle.chunk(args.num_minibatches)]
+        batches = [batch for shuffle in shuffles for batch in shuffle.tensor_split(args.num_minibatches)]
         kl_coef_1 = args.kl_coef + args.beta2 * stage1
         for batch in batches:
             loss_1 = accumulate_gradients(solver, turn_1, batch, A_1, kl_coef_1, args)

@@ -109,6 +109,10 @@ def begin(run, state: dict, train_problems: list[common.Problem], eval_problems:
     """
     args, sandbox = run.args, common.sandbox_for(train_problems + eval_problems, run.args.unsafe_code)
     run.iteration, run.start_time = 0, time.time()
+    placed = {"device": run.device.split(":")[0], "dtype": str(run.dtype).removeprefix("torch.")}
+    if (then := run.config.get("placed", placed)) != placed:
+        reason = f"the run in {run.folder} was started on {then['device']} in {then['dtype']}, and goes on only so"
+        raise common.InputError(f"{reason}: here it would be {placed['device']} in {placed['dtype']}")
     for name, part in state.items():
         if isinstance(part, Adam):
             part.run, part.name = run, name.removesuffix("_optimizer")
@@ -135,7 +139,7 @@ def begin(run, state: dict, train_problems: list[common.Problem], eval_problems:
     prompts = {"training": fingerprint([texts[:n] for texts in run.prompts], train_problems)}
     prompts["evaluation"] = fingerprint([texts[n:] for texts in run.prompts], eval_problems)
 
-    said = {"wandb_id": wandb_id, "problems": {"training": n, "evaluation": len(eval_problems)}}
+    said = {"wandb_id": wandb_id, "placed": placed, "problems": {"training": n, "evaluation": len(eval_problems)}}
     said["command"] = common.command_line(args, run.script, run_dir=None, if_run_exists="raise")
 
     def opened() -> tuple:
@@ -222,10 +226,10 @@ def log(run, row: dict) -> None:
         import wandb
 
         wandb.log(row, step=row["iteration"])
-    figures = [f"{name[5:]} {value:.3f}" for name, value in row.items() if "eval/" in name and value is not None]
+    figures = [f"{name[5:]}\xa0{value:.3f}" for name, value in row.items() if "eval/" in name and value is not None]
     if figures:
         line = f"iteration {row['iteration']:4d}  eval  " + "  ".join(figures)
-        tqdm.write(textwrap.fill(line, 120, subsequent_indent=" " * 22))
+        tqdm.write(textwrap.fill(line, 80, subsequent_indent=" " * 22).replace("\xa0", " "))
 
 
 def log_episodes(run, iteration: int, phase: str, problems: list[common.Problem], episodes: dict) -> None:

@@ -53,7 +53,7 @@ class Args:
     wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
-    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
+    policy_lm: str | None = None  # solver: a folder or hub name; by default an embedded one
     chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
     solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
     refine_prompt: str | None = None  # instruction for the second attempt, likewise, with or without feedback
@@ -302,7 +302,7 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
 
     Sampled as in training, but from a seed of its own that leaves training's random numbers as they were.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([run.device] * (run.device != "cpu")):
         torch.manual_seed(args.eval_seed)
         episodes = run_episodes(models, tokenizers, problems, args)
     runs.log_episodes(run, iteration, "eval", problems, episodes)
@@ -355,7 +355,7 @@ def main(args: Args) -> None:
         # ---- UPDATE
         losses = defaultdict(list)  # of each optimiser step
         shuffles = [torch.randperm(args.rollout_size, device=run.device) for _ in range(args.update_epochs)]
-        batches = [batch for shuffle in shuffles for batch in shuffle.chunk(args.num_minibatches)]
+        batches = [batch for shuffle in shuffles for batch in shuffle.tensor_split(args.num_minibatches)]
         kl_coef_1 = args.kl_coef + args.beta2 * stage1
         for batch in batches:
             own = batch[batch >= offline]  # a first attempt of the initial model is no action of the policy

@@ -2,7 +2,7 @@
 
     max_pi min_u E[r_u(x, y)] - beta KL    u minority, majority; r_u: --reward
     --minmax batch   R_i = r_v(y_i), v = argmin_u mean r_u over the rollout
-      group_weights  R_i = sum_u l_u r_u(y_i), l_u <- l_u exp(-eta mean r_u) / Z
+      group_weights  l_u <- l_u exp(-eta mean r_u) / Z, then R_i = sum_u l_u r_u(y_i)
       sample         R_i = min_u r_u(y_i): E[min_u r_u], the authors' objective
     A_i = (R_i - mean R) / std R over its group of G responses, as in grpo.py
     minimises, over all n = N G responses, with KL_t by --kl-estimator,
@@ -51,7 +51,7 @@ class Args:
     wandb_project: str = "textual-feedback-rl"  # project of --track
 
     # ---- model and data
-    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
+    policy_lm: str | None = None  # solver: a folder or hub name; by default an embedded one
     chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
     solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
     system_prompt: str | None = None  # system message before every prompt, likewise; by default none
@@ -316,7 +316,7 @@ def evaluate(run, iteration: int, models, tokenizers, problems: list[common.Prob
 
     Sampled as in training, but from a seed of its own that leaves training's random numbers as they were.
     """  # differs: scored by groups, and against another run
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([run.device] * (run.device != "cpu")):
         torch.manual_seed(args.eval_seed)
         episodes = run_episodes(models, tokenizers, problems, args, scorer)
     runs.log_episodes(run, iteration, "eval", problems, episodes)
@@ -409,7 +409,7 @@ def main(args: Args) -> None:
         # ---- UPDATE
         losses = defaultdict(list)  # of each optimiser step
         shuffles = [torch.randperm(len(rewards), device=run.device) for _ in range(args.update_epochs)]
-        for batch in [batch for shuffle in shuffles for batch in shuffle.chunk(args.num_minibatches)]:
+        for batch in [batch for shuffle in shuffles for batch in shuffle.tensor_split(args.num_minibatches)]:
             losses["policy_solver"].append(accumulate_gradients(solver, turn, batch, A, args.kl_coef, args))
             losses["grad_norm_solver"].append(solver_optimizer.step(args.max_grad_norm, losses))
 

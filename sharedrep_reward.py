@@ -56,7 +56,7 @@ class Args:
     reward_dir: str | None = None  # folder of sharedrep_reward.py; by default runs/{dataset}__sharedrep_reward__{seed}
 
     # ---- model and data
-    policy_lm: str | None = None  # solver: a folder or hub name; by default the embedded one for these problems
+    policy_lm: str | None = None  # solver: a folder or hub name; by default an embedded one
     backbone: str | None = None  # frozen model behind phi (the paper: gpt2-large); by default policy_lm
     chat_template: bool = True  # render prompts with the tokenizer's chat template, if it has one
     solve_prompt: str | None = None  # instruction for the first attempt: a text or a .txt file; "" for none
@@ -395,7 +395,8 @@ def main(args: Args) -> None:
         row |= {f"accuracy_{name}": common.mean(right[groups == u, u].tolist()) for u, name in enumerate(GROUPS)}
         name = f"{args.method}{f'-k{args.k}' * (args.method == 'sharedrep')}-{args.proportion}.safetensors"
         runs.save_tensors(run.folder / name, head)
-        common.write_rows(run.folder / "heads.jsonl", [row | {"file": name}])
+        flags = {flag: getattr(args, flag) for flag in ("simplex", "mixture", "squash", "calibrate_heads")}
+        common.write_rows(run.folder / "heads.jsonl", [row | flags | {"file": name}])
         print(", ".join(f"{key} {value}" if value is None or isinstance(value, str) else f"{key} {value:.3f}"
                         for key, value in row.items()))  # fmt: skip
     runs.release(run)

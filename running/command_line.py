@@ -158,6 +158,12 @@ def check_args(args) -> None:
     ):
         sizes = "a --rollout-size and an --eval-size of 2 or more"
         raise InputError(f"--feedback-control shuffled needs another problem's feedback: {sizes}")
+    if getattr(args, "max_grad_norm", 1.0) == 0:
+        raise InputError("--max-grad-norm 0 lets no weight move: to clip nothing give a large one, such as 1e9")
+    frozen = getattr(args, "feedback_every", 1) == 0
+    for name in ("value_shaping", "joint_kl"):
+        if frozen and getattr(args, name, False):
+            raise InputError(f"--{name.replace('_', '-')} trains feedback, which --feedback-every 0 leaves as it is")
     if getattr(args, "joint_kl", False) and args.kl_estimator != "k1_reward":
         raise InputError(f"--joint-kl needs --kl-estimator k1_reward: {args.kl_estimator} is in no return")
     if hasattr(args, "group_size") and args.group_size * args.groups_per_batch % args.num_minibatches:

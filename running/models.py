@@ -223,7 +223,7 @@ def incomplete(model, found: dict[str, set[str]]) -> str | None:
     a warning. found: its loading info. A part beside the model, such as a value head, may be left out."""
     extra = {key for key in found["unexpected_keys"] if key.startswith(f"{model.base_model_prefix}.")}
     extra = {key for key in extra if key.endswith(".weight")}  # older files hold buffers too
-    missing = {key for key in found["missing_keys"] if "pooler" not in key}  # which nobody here asks
+    missing = {key for key in found["missing_keys"] if "pooler" not in key}  # archer.py's critic asks it, and trains it
     for what, keys in (("lacks weights", missing), ("has weights that its config.json does not", extra)):
         if keys:
             more = f" and {len(keys) - 1} more" * (len(keys) > 1)

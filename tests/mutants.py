@@ -213,7 +213,7 @@ MUTANTS = [
         "feedback_optimizer.step(1e9)",
     ),
     ("mlmt_rl.py", "torch.clamp(ratio, 1 - clip_coef,", "torch.clamp(ratio, 1 / (1 + clip_coef),"),
-    ("mlmt_rl.py", "shuffle.chunk(args.num_minibatches)", "shuffle.chunk(1)"),
+    ("mlmt_rl.py", "shuffle.tensor_split(args.num_minibatches)", "shuffle.tensor_split(1)"),
     ("mlmt_rl.py", "for _ in range(args.update_epochs)", "for _ in range(1)"),
     ("mlmt_rl.py", "loss = loss + args.value_coef * value_loss", "loss = loss + value_loss"),
     ("mlmt_rl.py", "A_1 = A_1 - args.guidance_kl_coef * kl_g", "A_1 = A_1 - args.kl_coef * kl_g"),
@@ -248,7 +248,7 @@ MUTANTS = [
     ("score.py", "+ args.gamma * shaped)", "+ args.gamma * rewards_2)"),
     ("grpo.py", "torch.clamp(ratio, 1 - args.clip_low,", "torch.clamp(ratio, 1 / (1 + args.clip_low),"),
     ("grpo.py", "1 + args.clip_high)", "1 + args.clip_low)"),
-    ("grpo.py", "shuffle.chunk(args.num_minibatches) if", "shuffle.chunk(1) if"),
+    ("grpo.py", "shuffle.tensor_split(args.num_minibatches) if", "shuffle.tensor_split(1) if"),
     ("grpo.py", "objective = clipped.detach() * A * new_logprobs", "objective = ratio.detach() * A * new_logprobs"),
     ("grpo.py", "return 1 / (len(lengths) * lengths)", "return 1 / (len(lengths) * lengths.max() + 0 * lengths)"),
     ("grpo.py", "args.overlong_coef * (over", "(over"),
@@ -437,8 +437,8 @@ MUTANTS = [
     # ---- what a run with usual flags does not show
     (
         "archer.py",
-        'critic.tokenize(rollout_states, turn_1["texts"]).attention_mask',
-        'critic.tokenize(rollout_states, turn_1["texts"], max_length=critic.max_length).attention_mask',
+        "critic.tokenize(*part).attention_mask",
+        "critic.tokenize(*part, max_length=critic.max_length).attention_mask",
         "test_wiring.py::test_texts_that_the_critic_reads_in_part_are_counted",
     ),
     (
@@ -449,7 +449,7 @@ MUTANTS = [
     ),
     (
         "archer.py",
-        "    with torch.random.fork_rng():\n",
+        '    with torch.random.fork_rng([run.device] * (run.device != "cpu")):\n',
         "    if True:\n",
         "test_wiring.py::test_evaluations_leave_training_as_it_was",
     ),
@@ -839,7 +839,7 @@ MUTANTS = [
     ),
     (
         "sharedrep_grpo.py",
-        "    with torch.random.fork_rng():\n",
+        '    with torch.random.fork_rng([run.device] * (run.device != "cpu")):\n',
         "    if True:\n",
         "test_wiring.py::test_evaluations_leave_training_on_rewards_as_it_was",
     ),

@@ -379,6 +379,7 @@ class Archer(OneTurn):
         self.critic, self.target = (Grader(args.critic_lm, args.critic_input == "joint", initial[1]) for _ in range(2))
         self.add_network(self.critic.weights, args.critic_lr)
         if args.use_baseline:
+            assert not any(weight.any() for weight in initial[2])  # b_t starts at 0
             self.add_network([weight.requires_grad_() for weight in copies(initial[2])], args.baseline_lr)
 
     def drawn(self, count: int) -> list[tuple]:

@@ -175,8 +175,11 @@ class TwoTurns(Replay):
                 policy, _ = self.gradients(self.solver, self.reference, turns, batch)
                 losses.setdefault("policy_solver", []).append(policy)
                 losses.setdefault("grad_norm_solver", []).append(self.step(0, args.learning_rate * warm))
+            every = getattr(args, "feedback_every", 1)
+            trains = self.script is not score and getattr(args, "train_guidance_model", True)
+            trains = trains and every > 0 and iteration % every == 0
             star = None
-            if getattr(args, "value_shaping", 0):
+            if getattr(args, "value_shaping", 0) and trains:
                 again = self.turn(
                     self.solver, self.solver_tokenizer, e.messages * args.star_samples, args.max_new_tokens
                 )
@@ -184,9 +187,6 @@ class TwoTurns(Replay):
                 rights = [verdict(r.text, p) is True for r, p in zip(again, problems * args.star_samples, strict=True)]
                 star = torch.tensor([mean(rights[i::B]) for i in everyone])
             A = credit(self.script, args, stage1, e.r_1, e.r_2, values, kl, star)
-            every = getattr(args, "feedback_every", 1)
-            trains = self.script is not score and getattr(args, "train_guidance_model", True)
-            trains = trains and every > 0 and iteration % every == 0
             for batch in batches if trains or self.script is mlmt_rl else []:
                 value_loss = None
                 if self.script is mlmt_rl:
@@ -286,7 +286,7 @@ CASES = {
         "another's feedback": {"feedback_every": 0, "feedback_control": "shuffled"},
         "the verdict instead": {"feedback_every": 0, "feedback_control": "verdict"},
         "told the verdict": {"test_results": "verdict"},
-        "alternating": {"feedback_every": 2, "update_epochs": 2},
+        "alternating": {"feedback_every": 2, "update_epochs": 2, "value_shaping": 0.7, "star_samples": 1},
     },
 }
 

@@ -108,6 +108,17 @@ def test_a_folder_that_does_not_tell_the_whole_story_is_not_resumed(copied, refu
     assert str(path) in error and "so the run cannot be resumed" in error and reason in error
 
 
+def test_a_run_goes_on_where_its_numbers_are_the_same(copied, refused, tmp_path):  # noqa: F811
+    """Red if float32 weights are loaded into a bfloat16 model, or a GPU's random numbers are left out unnoticed."""
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["placed"] == {"device": "cpu", "dtype": "float32"}
+    (tmp_path / "run" / "config.json").write_text(
+        json.dumps(config | {"placed": {"device": "cuda", "dtype": "bfloat16"}})
+    )
+    error = refused(copied)
+    assert "was started on cuda in bfloat16, and goes on only so: here it would be cpu in float32" in error
+
+
 def test_what_else_is_not_resumed(copied, refused, tmp_path):  # noqa: F811
     assert f"--iterations 9: the run in {tmp_path / 'run'} has done 12" in refused(replace(copied, iterations=9))
     torch.save({"model": 1}, tmp_path / "run" / "checkpoint-000012" / "trainer.pt")
@@ -513,6 +524,7 @@ def test_evaluations_fit_80_columns(small, coin_rewards, capsys):
     output = capsys.readouterr().out + "\n"
     lines = [line for line in output.splitlines() if "eval  " in line or line.startswith("  ")]
     assert len(lines) >= 2 and max(map(len, lines)) <= 80
+    assert all(re.search(r"[a-z_12] \d\.\d{3}$", line) for line in lines)  # no figure without its name
 
 
 def test_explained_variance():

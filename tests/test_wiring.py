@@ -35,17 +35,26 @@ import template_search
 from running import folder
 
 
-def test_texts_that_the_critic_reads_in_part_are_counted(quick, tmp_path, coin_rewards, monkeypatch):
-    load = archer.load_encoder
+@pytest.mark.parametrize(
+    ("critic_input", "room", "expected"), [("joint", 0, 1), ("separate", 0, 0), ("separate", -1, 1)]
+)
+def test_texts_that_the_critic_reads_in_part_are_counted(
+    quick, tmp_path, coin_rewards, monkeypatch, critic_input, room, expected
+):
+    """A critic with room for the longest problem cuts it together with a response, but not by itself."""
+    init = archer.Critic.__init__
+    problem = common.Problem("Add 2. " * 9, "2", id="a")
+    monkeypatch.setattr(common, "load_problems_for", lambda args: ([problem] * 4, [problem] * 4))
 
-    def short(*inputs):
-        encoder, tokenizer = load(*inputs)
-        tokenizer.model_max_length = 12
-        return encoder, tokenizer
+    def short(critic, *inputs):
+        init(critic, *inputs)
+        text = f"{common.attempt_messages(problem)[-1]['content']}\n"
+        critic.max_length = critic.tokenize([text]).input_ids.shape[1] + room
 
-    monkeypatch.setattr(archer, "load_encoder", short)
-    archer.main(quick(script=archer, iterations=1, critic_batch_size=4, actor_batch_size=2))
-    assert read_jsonl(tmp_path / "run" / "metrics.jsonl")[1]["rollout/critic_truncated"] == 1
+    monkeypatch.setattr(archer.Critic, "__init__", short)
+    flags = {"critic_batch_size": 4, "actor_batch_size": 2, "critic_input": critic_input}
+    archer.main(quick(script=archer, iterations=1, **flags))
+    assert read_jsonl(tmp_path / "run" / "metrics.jsonl")[1]["rollout/critic_truncated"] == expected
 
 
 def test_the_critic_reads_the_problem_behind_a_system_message(quick, tmp_path, coin_rewards, monkeypatch):
