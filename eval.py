@@ -255,14 +255,12 @@ def training_settings(args: Args) -> Args:
     same += ("feedback_control", "temperature", "solve_prompt", "feedback_prompt", "refine_prompt", "system_prompt")
     same += ("top_p", "max_new_tokens", "max_feedback_tokens", "eval_seed", "generation_batch_size", "strict_answers")
     settings = {name: config[name] for name in (*same, "code_timeout") if name in config}
+    if "guidance_lr" in config and not (checkpoint / "feedback").is_dir():
+        raise common.InputError(f"--as-in-training: {checkpoint / 'feedback'}, the run's feedback model, is gone")
     settings |= {"dataset": (config["eval_dataset"] or config["dataset"],), "split": config["eval_split"]}
     settings["chat_template"] = config["chat_template"] not in (False, "off")  # older runs have auto, on or off
-    settings |= {
-        "stop_strings": tuple(stop_strings),
-        "limit": config["eval_size"],
-        "block_size": config["eval_size"],
-        "samples": 1,
-    }
+    settings |= {"stop_strings": tuple(stop_strings), "limit": config["eval_size"], "samples": 1}
+    settings["block_size"] = config["eval_size"]
     return replace(args, **settings, turns=2 if "eval/accuracy_2" in first_row else 1)
 
 
@@ -309,19 +307,17 @@ def main(args: Args) -> None:
         blocks[dataset] = np.array_split(np.arange(n), math.ceil(n / args.block_size))
         if (args.feedback_quality or args.feedback_control == "shuffled") and len(blocks[dataset][-1]) < 2:
             name = "quality" if args.feedback_quality else "control shuffled"
-            alone = f"--block-size {args.block_size} leaves one of {n} alone: choose another one or another --limit"
-            raise common.InputError(
-                f"--feedback-{name} takes feedback of another problem of the same block, but {alone}"
-            )
+            alone = f"but --block-size {args.block_size} leaves one of {n} alone: choose another one or another --limit"
+            raise common.InputError(f"--feedback-{name} takes feedback of another problem of the same block, {alone}")
     sandbox = common.sandbox_for([problem for problems in sets.values() for problem in problems], args.unsafe_code)
-    plan = []  # (solver, feedback model or None, data set)
+    plan = {}  # (solver, feedback model or None, data set), each once
     for solver in dict.fromkeys(args.solver) or (None,):
         checkpoint = find_checkpoint(solver) if solver else None
         own = str(checkpoint / "feedback") if checkpoint and (checkpoint / "feedback").is_dir() else None
         feedback = {"own": own, "none": None}.get(args.feedback, args.feedback) if args.turns == 2 else None
         for dataset, problems in sets.items():
             name = str(checkpoint or solver or runs.embedded_model(problems))
-            plan.append((name, feedback, dataset))
+            plan[name, feedback, dataset] = None
             check_models(weights(name), feedback, problems, args)
     if args.turns == 1 and args.feedback not in ("own", "none"):
         raise common.InputError(f"--feedback {args.feedback} is written for a second turn: it needs --turns 2")
@@ -338,8 +334,7 @@ def main(args: Args) -> None:
             raise common.InputError(f"{flag} is read by no model here: it needs --turns 2, for feedback a --feedback")
     if args.feedback_quality and control:
         raise common.InputError("--feedback-quality measures what was written: it needs --feedback-control none")
-    default_dir = f"evals/{'+'.join(Path(dataset).stem for dataset in sets)}__{args.eval_seed}"
-    runs.find_folder(run, default_dir)
+    runs.find_folder(run, f"evals/{'+'.join(Path(dataset).stem for dataset in sets)}__{args.eval_seed}")
     prompts = {name: runs.fingerprint([[p.statement for p in problems]], problems) for name, problems in sets.items()}
     runs.open_folder(run, None, prompts)
     run_dir = run.folder
@@ -350,9 +345,11 @@ def main(args: Args) -> None:
         for row in common.read_rows(run_dir / "episodes.jsonl"):
             *key, _ = (row[name] for name in ("solver", "dataset", "sample", "block", "reward_1"))
             done.setdefault(tuple(key), []).append(row)
+            if not any((solver, dataset) == tuple(key[:2]) for solver, _, dataset in plan):
+                raise KeyError(f"it is of {key[0]}")  # the run has gone on to another checkpoint
         done = {key: rows for key, rows in done.items() if len(rows) == len(blocks[key[1]][key[3]])}
     except (KeyError, IndexError, TypeError) as error:
-        reason = f"{run_dir / 'episodes.jsonl'} is damaged, so the evaluation cannot be resumed"
+        reason = f"{run_dir / 'episodes.jsonl'} is damaged, so the evaluation cannot be resumed ({error})"
         raise common.InputError(f"{reason}: start over with --if-run-exists delete") from error
     text = "".join(json.dumps(row) + "\n" for rows in done.values() for row in rows)
     common.write_file(run_dir / "episodes.jsonl", text)

@@ -16,6 +16,7 @@ Feedback quality, where g' is another problem's feedback and 0 the fixed instruc
 
 import json
 import math
+import re
 from pathlib import Path
 
 import common
@@ -81,16 +82,19 @@ def summarise(rows: list[dict], args) -> dict:
     for name, values in columns.items():
         _, figures[f"{name}_standard_error"], means = mean_and_error(rows, values)
         figures[f"{name}_interval"] = bootstrap_interval(means, args.bootstrap_samples)
-    code = rows[0]["code"]  # programs do not vote
-    extract = common.extract_code if code else lambda text: common.extract_answer(text, args.strict_answers)
+
+    def answer(row: dict, text: str) -> str | None:
+        return common.extract_code(text) if row["code"] else common.extract_answer(text, args.strict_answers)
+
     for turn, name in turns.items():
         verdicts = by_problem(rows, rewards[turn])
         ks = sorted({2**i for i in range(k.bit_length())} | {k})
         right = [int(sum(samples)) for samples in verdicts.values()]
         figures[f"pass_at_k_{turn}"] = {str(j): float(np.mean([common.pass_at_k(k, c, j) for c in right])) for j in ks}
-        found = [extract(row[name]) for row in rows]
-        votes = zip(by_problem(rows, found).values(), verdicts.values())
-        figures[f"majority_{turn}"] = None if code else float(np.mean([majority(*pair) for pair in votes]))
+        found = [answer(row, row[name]) for row in rows]
+        voters = [i for i, row in enumerate(rows) if not row["code"]]  # programs do not vote
+        pairs = by_problem([rows[i] for i in voters], [(found[i], rewards[turn][i]) for i in voters]).values()
+        figures[f"majority_{turn}"] = common.mean([majority(*zip(*pair)) for pair in pairs])
         figures[f"no_answer_{turn}"] = float(np.mean([answer is None for answer in found]))
     for name in [name for name in TURNS if name in rows[0]]:
         figures[f"{name}_length"] = float(np.mean([row[f"{name}_length"] for row in rows]))
@@ -126,7 +130,7 @@ def summarise(rows: list[dict], args) -> dict:
 def table(title: str, header: list[str], rows: list[list]) -> str:
     """A table that reads well in a terminal and as Markdown. None becomes an empty cell."""
     cells = [
-        ["" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
+        ["" if c is None else f"{c:.3f}" if isinstance(c, float) else re.sub(r"\s+|\|", " ", str(c)) for c in row]
         for row in rows
     ]
     widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
@@ -146,9 +150,8 @@ def with_error(figures: dict, name: str) -> str | None:
 
 def print_tables(results: list[dict]) -> None:
     """The figures of eval.json that one looks at first."""
-    shown = {result["feedback"]: result["feedback"] for result in results} | {None: "none"}
-    shown |= {f"{result['solver']}/feedback": "own" for result in results}
-    names = [[result["solver"], shown[result["feedback"]], result["dataset"]] for result in results]
+    heard = ["own" if r["feedback"] == f"{r['solver']}/feedback" else r["feedback"] or "none" for r in results]
+    names = [[r["solver"], feedback, r["dataset"]] for r, feedback in zip(results, heard)]
     head = ["solver", "feedback", "data set"]
     rows = [
         [*name, f"{r['problems']} x {r['samples']}", with_error(r, "accuracy_1"), with_error(r, "accuracy_2")]
@@ -246,7 +249,9 @@ def compare(names: tuple[str, str], draws: int) -> None:
                 [dataset, which, len(a), float(a.mean()), float(b.mean()), f"{(a - b).mean():+.3f}", interval, *counts]
             )
     if not lines:
-        raise common.InputError(f"--compare: {names[0]} and {names[1]} have no problem in common")
+        shown = " (they are told by their prompts, and --tests-in-prompt differs)"
+        differs = flags_a.get("tests_in_prompt") != flags_b.get("tests_in_prompt")
+        raise common.InputError(f"--compare: {' and '.join(names)} have no problem in common{shown * differs}")
     print(f"A: {names[0]}, {solver_a}\nB: {names[1]}, {solver_b}")
     other = [key for key in flags_a if flags_a[key] != flags_b.get(key) and key not in NOT_COMPARED]
     if other:

@@ -333,8 +333,8 @@ def main(args: Args) -> None:
     train_problems, eval_problems = runs.from_first(training_problems, args)
     if args.prepare:
         rows = [{"problem": p.question, "solution": p.solution, "answer": p.answer} for p in train_problems]
-        if Path(args.prepare).exists():
-            raise common.InputError(f"--prepare {args.prepare} exists: name another file")
+        if Path(args.prepare).exists() or Path(args.prepare).suffix != ".json":
+            raise common.InputError(f"--prepare {args.prepare} exists, or is no .json file: name another file")
         common.write_file(Path(args.prepare), json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
         return print(f"{len(rows)} problems in {args.prepare}")
     policy_lm = args.policy_lm or "tiny/answered"

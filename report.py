@@ -54,6 +54,8 @@ def load_run(folder: Path) -> dict:
         {**flags}, shlex.split(config.get("command") or ""), (config.get("git_commit") or "")[:10]
     except FileNotFoundError as error:
         raise common.InputError(f"{folder} is no run folder: {error}") from error
+    except PermissionError as error:
+        raise common.InputError(f"{error.filename} cannot be read: {error.strerror}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise common.InputError(f"{folder} cannot be drawn, a file of it is damaged: {error!r}") from error
     return {"name": str(folder), "flags": flags, "rows": rows, "episodes": episodes, "config": config}
@@ -70,8 +72,11 @@ def group_runs(runs: list[dict]) -> list[dict]:
     """Runs that differ in nothing but the seed, together, with a label and a colour."""
     groups: dict[str, dict] = {}
     for run in runs:
-        name = run["flags"].get("exp_name", "?")
+        name, script = run["flags"].get("exp_name", "?"), run["config"].get("script")
         siblings = [other for other in runs if other["flags"].get("exp_name") == name]
+        if any(other["config"].get("script") != script for other in siblings):
+            name = f"{name} ({script})"
+            siblings = [other for other in siblings if other["config"].get("script") == script]
         parts = [f"{flag.replace('_', '-')} {run['flags'].get(flag)}" for flag in differing_flags(siblings)]
         label = ", ".join([name, *parts])
         groups.setdefault(label, {"label": label, "runs": []})["runs"].append(run)
@@ -99,11 +104,13 @@ def answers(groups: list[dict]) -> list[dict]:
         spreads = [p * (1 - p) for p in (first, second)] + [fixed + broken - delta**2]
         spreads += [p * (1 - p) for p in (fixed, broken)]
         errors = [2 * (max(0.0, spread) / n) ** 0.5 if n else None for spread in spreads]
+        at = sorted({rows[0]["iteration"] for rows in last})
+        label = f"{group['label']}, at iterations {at[0]} to {at[-1]}" if len(at) > 1 else group["label"]
         verdict = "unknown: no number of held-out problems" if n is None else "no difference seen"
         if n and abs(delta) > errors[2]:
             verdict = "it mends more than it breaks" if delta > 0 else "it breaks more than it mends"
         cells = list(zip((first, second, delta, fixed, broken), errors))
-        lines.append({"label": group["label"], "colour": group["colour"], "verdict": verdict, "cells": cells, "n": n})
+        lines.append({"label": label, "group": group, "verdict": verdict, "cells": cells, "n": n})
     return lines
 
 
@@ -123,7 +130,7 @@ def final_figures(groups: list[dict]) -> list[dict]:
         for run in group["runs"]:
             evaluated = [row for row in run["rows"] if row.get("eval/accuracy_1") is not None] or [{}]
             last = run["rows"][-1] if run["rows"] else {}
-            line = {"label": group["label"], "colour": group["colour"], "name": run["name"]}
+            line = {"label": group["label"], "group": group, "name": run["name"]}
             line |= {"seed": run["flags"].get("seed"), "iteration": last.get("iteration", 0)}
             line |= {"iterations": run["flags"].get("iterations"), "episodes": last.get("charts/episodes")}
             line["seconds"] = last.get("charts/seconds")

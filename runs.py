@@ -157,9 +157,7 @@ def begin(run, state: dict, train_problems: list[common.Problem], eval_problems:
 
 def load_trainer(path: Path) -> dict:
     """The state of a checkpoint beside its models. Raises InputError."""
-    advice = f"start a new run from {path.with_name('solver')}"
-    if list(path.parent.parent.glob("checkpoint-*/trainer.pt")) not in ([], [path]):
-        advice = f"delete {path.parent} to resume from the checkpoint before it"
+    advice = folder.way_out(path.parent)
     try:
         trainer = torch.load(path, map_location="cpu", weights_only=True)
         return {name: trainer[name] for name in ("iteration", "seconds", "state", "rng")} | trainer

@@ -124,7 +124,7 @@ def main(args: Args) -> None:
     run = runs.place(args, __file__)
     names = sorted(str(path) for path in Path(args.templates).glob("*.json"))
     if not names:
-        raise common.InputError(f"--templates {args.templates} holds no .json file")
+        raise common.InputError(f"--templates {args.templates} is no folder with .json files")
     if Path(args.output).exists():
         raise common.InputError(f"--output {args.output} exists: name another file")
     if not Path(args.output).parent.is_dir():

@@ -495,10 +495,12 @@ def main(args: Args) -> None:
     for name in ("experiments", "tasks", "rates", "seeds", "iterations", "problems", "workers"):
         value = getattr(args, name)
         if value == () or isinstance(value, int) and value < 1:
-            sys.exit(f"error: --{name} must not be {value or 'empty'}")
+            sys.exit(f"error: --{name} must not be {'empty' if value == () else value}")
     for value in (*args.rates, *args.kls):
         if not re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", value):
-            sys.exit(f"error: --rates and --kls take numbers, and {value!r} is none")
+            sys.exit(f"error: --rates and --kls take numbers of 0 or more, and {value!r} is none")
+    if len({*args.seeds}) < len(args.seeds) or min(args.seeds) < 0:
+        sys.exit("error: --seeds must be different, and 0 or more")
     if args.folder.exists() and not args.folder.is_dir():
         sys.exit(f"error: --folder {args.folder} is no folder")
     if args.quick and args.publish:

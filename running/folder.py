@@ -143,10 +143,16 @@ def find_folder(run, default: str) -> None:
         raise InputError(f"--run-dir {folder} cannot be read: {error.strerror}") from error
     if not occupied:
         return
+    owner = script_of(folder)
+    if owner is None:
+        flag = "--run-dir" if "run_dir" in vars(type(args)).get("__dataclass_fields__", ["run_dir"]) else "--reward-dir"
+        raise InputError(
+            f"{flag} {folder} holds other files than a run's, so none is resumed or deleted: give another one"
+        )
+    if owner not in ("", run.script.name):
+        raise InputError(f"the run in {folder} is one of {owner}: {run.script.name} needs a folder of its own")
     if args.if_run_exists == "raise":
         raise InputError(f"the run folder {folder} exists: add --if-run-exists resume (go on) or delete (start afresh)")
-    if not is_run(folder):
-        raise InputError(f"--run-dir {folder} holds other files than a run's: none is resumed or deleted")
     if args.if_run_exists == "delete":
         return
     for name in ("config.json", *ROW_FILES):
@@ -183,14 +189,28 @@ def find_folder(run, default: str) -> None:
     run.resumed = last_checkpoint(folder)
     if run.resumed:
         check_rows(folder, int(run.resumed.name[-6:]), now["iterations"])
+    elif noted := [row.get("folder") for row in read_rows(folder / "checkpoints.jsonl")]:
+        if not (folder / f"{noted[-1]}.tmp").is_dir():  # which a kill leaves just after the row
+            reason = f"its checkpoints, up to {noted[-1]}, are gone"
+            raise InputError(f"{folder} cannot be resumed: {reason}; start afresh with --if-run-exists delete")
 
 
-def is_run(folder: Path) -> bool:
-    """Whether config.json is a run's, and no model's: it holds flags, or it is damaged but stands beside rows."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        if "args" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
-            return True
-    return (folder / "config.json").is_file() and any((folder / name).exists() for name in ROW_FILES)
+def script_of(folder: Path) -> str | None:
+    """The script whose run a folder holds, "" where config.json does not say; None if it is no run's, but a model's."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "args" in config:
+            return config.get("script", "")
+    damaged = (folder / "config.json").is_file() and any((folder / name).exists() for name in ROW_FILES)
+    return "" if damaged else None
+
+
+def way_out(checkpoint: Path) -> str:
+    """What to do about a checkpoint that is damaged. Only one with its optimisers, trainer.pt, can be resumed."""
+    if any(path.parent != checkpoint for path in checkpoint.parent.glob("checkpoint-*/trainer.pt")):
+        return f"delete {checkpoint} to resume from the checkpoint before it"
+    solver = max(checkpoint.parent.glob("checkpoint-*/solver"), default=None)
+    return f"start a new run{f' from {solver}' if solver else ''}: no other checkpoint holds its optimisers"
 
 
 def check_rows(folder: Path, done: int, iterations: int) -> None:

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 from problems import InputError, Problem
-from running.folder import sync
+from running.folder import sync, way_out
 from running.passes import end_ids, new_cache
 
 import torch
@@ -39,9 +39,16 @@ def model_source(name: str) -> str:
 
 def not_loaded(flag: str, name: str, error: Exception) -> InputError:
     """What to raise where a model cannot be loaded: the first line of the library's error, whatever its type is."""
-    lines = (str(error).strip() or type(error).__name__).splitlines()
+    lines = [line.strip() for line in (str(error).strip() or type(error).__name__).splitlines()]
     reason = " ".join([lines[0], *lines[1:2]]) if lines[0].endswith(":") else lines[0]
-    reason = reason if Path(model_source(name)).is_dir() else f"there is no such folder, and from the hub: {reason}"
+    folder = Path(model_source(name))
+    inside = [*folder.glob("checkpoint-??????/solver"), *folder.glob("solver")]
+    if inside:
+        reason = f"it is no model, but holds some, such as {max(inside)}"
+    elif folder.is_dir() and not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
+        reason = "it holds no model"
+    elif not folder.is_dir():
+        reason = f"there is no such folder, and from the hub: {reason}"
     return InputError(f"{flag} {name} cannot be loaded: {reason}")
 
 
@@ -55,14 +62,19 @@ def load_lm(run, name: str, flag: str, trained_as: str | None = None):
     rank = run.args.lora_rank if training else 0
     saved = run.resumed / trained_as if run.resumed and trained_as else None
     if saved and not saved.is_dir():
-        raise InputError(f"{saved} is missing: delete {run.resumed} to resume from the checkpoint before it")
+        raise InputError(f"{saved} is missing: {way_out(run.resumed)}")
     sizes = vars(run).setdefault("sizes", {"models": 0, "saved": 0})  # bytes of all models, of those in checkpoints
     shared = vars(run).setdefault("shared", {})  # frozen models by name, with --lora-rank
     if source in shared:
         model, tokenizer = shared[source]
     else:
         found = (str(saved), "the checkpoint") if saved and not rank else (name, flag)
-        model, tokenizer = load_whole(run, *found, merged=training)
+        try:
+            model, tokenizer = load_whole(run, *found, merged=training)
+        except InputError as error:
+            if found[0] != str(saved):
+                raise
+            raise InputError(f"{error}; {way_out(run.resumed)}") from error
         sizes["models"] += size_of(model.parameters())
     if rank:
         shared[source] = model, tokenizer

@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")  # Okabe and Ito
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#7f7f7f",
+    "#8c564b",
+)  # after Okabe and Ito
 STYLES = ("-", "--", ":", "-.")  # one for each round through the colours
 MAX_POINTS = 300  # of one curve
 CURVE_BYTES = 1_200_000  # about what all curves of a page may take; more curves have fewer points
@@ -22,9 +31,9 @@ TITLES = {"rollout": "Rollouts", "losses": "Losses", "eval": "Held-out problems"
 
 
 def held_out(runs: list[dict]) -> int | None:
-    """Held-out problems of all the runs together; None where one was started before runs noted it."""
+    """Held-out problems, the same for each seed; None where a run was started before runs noted it."""
     counts = [run["config"].get("problems", {}).get("evaluation") for run in runs]
-    return None if None in counts else sum(counts)
+    return None if None in counts else min(counts)
 
 
 def curve(runs: list[dict], metric: str, axis: str, max_points: int) -> np.ndarray:

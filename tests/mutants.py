@@ -593,7 +593,7 @@ MUTANTS = [
     ),
     (
         "eval.py",
-        '        "block_size": config["eval_size"],\n',
+        '    settings["block_size"] = config["eval_size"]\n',
         "",
         "test_wiring.py::test_training_settings_are_all_of_the_runs_own",
     ),

@@ -246,7 +246,7 @@ def test_siblings_refuse_the_same_mistakes(small, refused, tmp_path, script):
             assert message in error
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").write_text("precious\n")
-    assert "--if-run-exists" in refused(small(script=script, **sizes))
+    assert "holds other files than a run's" in refused(small(script=script, **sizes))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
@@ -274,7 +274,7 @@ def test_run_folder_that_exists(small, refused, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").write_text("precious\n")
     error = refused(small())
-    assert str(tmp_path / "run") in error and "--if-run-exists" in error
+    assert f"--run-dir {tmp_path / 'run'} holds other files than a run's" in error
 
 
 @pytest.mark.parametrize("if_run_exists", ["resume", "delete"])
@@ -321,6 +321,20 @@ def test_checkpoint_that_is_cut_short(copied, refused, tmp_path, name, size):
     error = refused(copied)
     named = path if name == "trainer.pt" else path.parent
     assert str(named) in error
+
+
+def test_advice_that_can_be_followed(copied, refused, tmp_path):
+    """Red if a checkpoint is to be deleted where the one before it cannot be resumed, having lost its optimisers."""
+    shutil.rmtree(tmp_path / "run" / "checkpoint-000012" / "solver")
+    assert "solver is missing: delete" in refused(copied)
+    for path in (tmp_path / "run").glob("checkpoint-0000[01][0-9]/trainer.pt"):
+        path.unlink()
+    error = refused(copied)
+    assert f"solver is missing: start a new run from {tmp_path / 'run' / 'checkpoint-0000'}" in error
+    for name, reason in (("run", "it is no model, but holds some, such as"), ("empty", "it holds no model")):
+        (tmp_path / name).mkdir(exist_ok=True)
+        error = refused(replace(copied, policy_lm=str(tmp_path / name), run_dir=str(tmp_path / "other")))
+        assert f"--policy-lm {tmp_path / name} cannot be loaded: {reason}" in error
 
 
 def test_the_checkpoint_before_a_damaged_one_still_works(copied, finished, tmp_path):

@@ -441,8 +441,9 @@ def test_a_run_that_fails_ends_the_rest(tmp_path, monkeypatch):
     [
         ({"seeds": ()}, "--seeds must not be empty"),
         ({"rates": ()}, "--rates must not be empty"),
-        ({"workers": 0}, "--workers must not be"),
-        ({"kls": ("much",)}, "--rates and --kls take numbers, and 'much' is none"),
+        ({"workers": 0}, "--workers must not be 0"),
+        ({"seeds": (1, 1)}, "--seeds must be different"),
+        ({"kls": ("much",)}, "--rates and --kls take numbers of 0 or more, and 'much'"),
         ({"folder": Path(__file__)}, "test_compare.py is no folder"),
     ],
     ids=str,

@@ -106,6 +106,13 @@ def test_problems_that_nothing_could_be_judged_by_are_left_out(tmp_path, capsys)
     assert "golds.jsonl: left out row 3" in capsys.readouterr().err
 
 
+def test_a_run_that_has_lost_its_feedback_model_is_not_evaluated_without(finished, tmp_path):
+    run = shutil.copytree(finished.run_dir, tmp_path / "run")
+    shutil.rmtree(run / "checkpoint-000012" / "feedback")
+    with pytest.raises(common.InputError, match="checkpoint-000012/feedback, the run's feedback model, is gone"):
+        evaluation.training_settings(evaluation.Args(solver=(str(run),), as_in_training=True))
+
+
 def test_flags_beside_as_in_training_win(finished):
     """The training settings are defaults of the command line, which --temperature overrules."""
     flags = evaluation.Args(solver=(finished.run_dir,), as_in_training=True)
@@ -142,7 +149,7 @@ def test_cut_short_and_resumed_is_as_never_stopped(problem_file, tmp_path, coin_
     evaluation.main(replace(cut, if_run_exists="resume"))
     assert path.read_bytes() == text and sampled == [3, 2, 2]
     assert results(cut) == results(whole)
-    for change in ({"block": 9}, {"reward_1": None}):
+    for change in ({"block": 9}, {"reward_1": None}, {"solver": "runs/a/checkpoint-000001"}):  # a run that went on
         row = {name: value for name, value in (json.loads(lines[0]) | change).items() if value is not None}
         path.write_text(json.dumps(row) + "\n")
         with pytest.raises(common.InputError, match="episodes.jsonl is damaged, so the evaluation cannot be resumed"):

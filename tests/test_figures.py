@@ -8,7 +8,7 @@ import pytest
 
 import common
 import eval as evaluation
-from figures import QUALITY_COLUMNS, bootstrap_interval, majority, summarise
+from figures import QUALITY_COLUMNS, bootstrap_interval, majority, print_tables, summarise
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_response():
@@ -56,6 +56,25 @@ ROWS = [
     row("c", "nothing…", r"\boxed{5}", (0, 1), 2),
     row("c", r"\boxed{5}", r"\boxed{5}", (1, 1), 2),
 ]
+
+
+def test_maths_and_programs_in_one_set():
+    """Red if the first row decides how all answers are read: programs do not vote, and have no box."""
+    program = [row("p", "```python\nx = 1\n```", "no program", (1, 0), 1, code=True) for _ in range(2)]
+    for rows in ([*program, *ROWS[:4]], [*ROWS[:4], *program]):
+        figures = summarise(rows, evaluation.Args(bootstrap_samples=10))
+        assert figures["no_answer_1"] == 0 and figures["no_answer_2"] == pytest.approx(2 / 6)
+        assert (figures["majority_1"], figures["majority_2"]) == ((0.5 + 0.5) / 2, (1 + 0) / 2)
+
+
+def test_tables_name_the_feedback_of_each_row(capsys):
+    """Red if another checkpoint's feedback model is called a solver's own, or if a cell breaks its row."""
+    results = [summarise(ROWS, evaluation.Args(bootstrap_samples=10)) for _ in range(3)]
+    pairs = [("a", "a/feedback"), ("b", "a/feedback"), ("b", None)]
+    results = [{"solver": s, "feedback": f, "dataset": "x|y\nz"} | r for (s, f), r in zip(pairs, results)]
+    print_tables(results)
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in capsys.readouterr().out.splitlines()[5:8]]
+    assert rows == [["a", "own", "x y z"], ["b", "a/feedback", "x y z"], ["b", "none", "x y z"]]
 
 
 def test_figures_by_hand():

@@ -123,8 +123,21 @@ def test_final_figures(tmp_path):
 HOSTILE = "</script><script>document.title = 'broken into'</script><img src=x onerror=alert(1)> & \u2028 <!--"
 
 
+def test_two_scripts_of_one_name_are_two_methods(tmp_path):
+    """Red if runs of two scripts, or a run that is given twice, are called seeds of one."""
+    folders = [make_run(tmp_path / str(seed), [metrics(0)], exp_name="foo", seed=seed) for seed in (1, 2, 3)]
+    again = make_run(tmp_path / "again", [metrics(0)], exp_name="foo", seed=1)
+    for folder, script in zip(folders, ("grpo.py", "grpo.py", "expert_iteration.py")):
+        config = json.loads((Path(folder) / "config.json").read_text())
+        (Path(folder) / "config.json").write_text(json.dumps(config | {"script": script}))
+    page = draw(tmp_path, *folders)
+    assert "foo (grpo.py)" in page and "foo (expert_iteration.py)" in page and "(2 seeds: mean and range)" in page
+    (Path(again) / "config.json").write_text((Path(folders[0]) / "config.json").read_text())
+    assert "(2 runs: mean and range)" in draw(tmp_path, folders[0], again)
+
+
 def test_whether_the_second_attempt_helps(tmp_path):
-    """By hand: two seeds of 50 problems each, fixed .3 and .2, broken .1 and 0; their mean is .25 - .05."""
+    """By hand: two seeds on the same 50 problems, fixed .3 and .2, broken .1 and 0; their mean is .25 - .05."""
     rows = [metrics(0, eval__accuracy_1=0.4, eval__accuracy_2=0.4, eval__fixed=0.0, eval__broken=0.0)]
     last = {"eval__accuracy_1": 0.5, "eval__accuracy_2": 0.7, "eval__fixed": 0.3, "eval__broken": 0.1}
     other = {"eval__accuracy_1": 0.5, "eval__accuracy_2": 0.7, "eval__fixed": 0.2, "eval__broken": 0.0}
@@ -144,8 +157,8 @@ def test_whether_the_second_attempt_helps(tmp_path):
             run["config"] |= config
     (line,) = report.answers(groups)
     spreads = (0.25, 0.21, 0.3 - 0.04, 0.1875, 0.0475)
-    assert [error for _, error in line["cells"]] == pytest.approx([2 * (v / 100) ** 0.5 for v in spreads])
-    assert line["n"] == 100 and line["verdict"] == "it mends more than it breaks"
+    assert [error for _, error in line["cells"]] == pytest.approx([2 * (v / 50) ** 0.5 for v in spreads])
+    assert line["n"] == 50 and line["verdict"] == "it mends more than it breaks"
     for run, (fixed, broken), verdict in (
         (groups[0]["runs"], (0.0, 0.3), "it breaks more than it mends"),
         (groups[0]["runs"], (0.1, 0.08), "no difference seen"),

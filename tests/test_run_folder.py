@@ -224,7 +224,17 @@ def test_another_script_does_not_go_on_with_a_run(copied, refused, tmp_path, mon
     for changes, named in (({"script": "my_mlmt.py"}, "is one of my_mlmt.py"), ({"script_sha256": "0"}, "was another")):
         (tmp_path / "run" / "config.json").write_text(json.dumps(config | changes))
         error = refused(copied)
-        assert named in error and "mlmt_rl.py, as it is now, cannot go on with it" in error
+        assert named in error and "mlmt_rl.py" in error
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"script": "grpo.py"}))
+    for if_run_exists in ("raise", "delete"):  # red if a run of another method is deleted
+        assert "is one of grpo.py" in refused(replace(copied, if_run_exists=if_run_exists))
+
+
+def test_a_run_that_has_lost_its_checkpoints_is_not_started_over(copied, refused, tmp_path):  # noqa: F811
+    """Red if all rows are erased because someone has made room on the disk."""
+    for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    assert "its checkpoints, up to checkpoint-000012, are gone" in refused(copied)
 
 
 def test_a_copied_script_names_itself(small, tmp_path, problem_file):

@@ -56,7 +56,7 @@ def test_the_best_template_is_written(problem_file, tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("names", "flags", "message"),
     [
-        ([], {}, "holds no .json file"),
+        ([], {}, "is no folder with .json files"),
         (["a", "b", "c"], {"search_size": 9}, "--search-size 9: 3 templates need 27 problems"),
         (["a", "b"], {"search_size": 2, "output": "taken.json"}, "--output taken.json exists"),
         (["a", "b"], {"search_size": 2, "output": "no/best.json"}, "--output no/best.json: there is no folder no"),

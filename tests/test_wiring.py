@@ -220,7 +220,8 @@ def test_training_settings_are_all_of_the_runs_own(tmp_path):
     flags |= {"test_results": "verdict", "feedback_control": "fixed", "chat_template": False}
     flags |= {f"{name}_prompt": name for name in ("solve", "feedback", "refine", "system")}
     args = mlmt_rl.Args(**flags)
-    (tmp_path / "checkpoint-000001" / "solver").mkdir(parents=True)
+    for name in ("solver", "feedback"):
+        (tmp_path / "checkpoint-000001" / name).mkdir(parents=True)
     (tmp_path / "config.json").write_text(json.dumps({"args": asdict(args)}))
     write_jsonl(tmp_path / "metrics.jsonl", [{"iteration": 0, "eval/accuracy_2": 0.5}])
     found = evaluation.training_settings(evaluation.Args(solver=(str(tmp_path),), as_in_training=True))
