@@ -281,6 +281,8 @@ def check_models(solver: str, feedback: str | None, problems: list[common.Proble
             while base := runs.base_model(source):  # of an adapter, which may stand on another one
                 source = runs.model_source(base)
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            if Path(source).is_dir() and not [*Path(source).glob("*.safetensors"), *Path(source).glob("*.bin")]:
+                raise FileNotFoundError("its folder holds no weights")
         except Exception as error:  # a missing folder, no network: each library raises its own types
             raise runs.not_loaded(flag, name, error) from error
         tokenizer.chat_template = tokenizer.chat_template if args.chat_template else None

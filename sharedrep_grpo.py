@@ -371,7 +371,8 @@ def main(args: Args) -> None:
     template = common.load_template(args.prompt_template, problems)
     prompts = [common.attempt_messages(p, template) for p in problems]
     runs.check_prompts(run, solver, solver_tokenizer, prompts, problems, args.max_new_tokens, "--policy-lm")
-
+    reward = runs.fingerprint([[str(weight.tolist()) for weight in (scorer["head"] or {}).values()]], [])
+    run.prompts.append([reward] * len(problems))  # a run does not go on with another one
     solver_optimizer = runs.Adam(solver, lr=args.learning_rate, betas=args.adam_betas)
     U = len(scorer["head"]["w"] if scorer["head"] else scorer["reference"]["groups"])
     counters = {"weights": [1 / U] * U}  # l, of group_weights

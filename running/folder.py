@@ -285,7 +285,7 @@ def open_folder(run, iteration: int | None, prompts: dict[str, str], **config) -
     for name, now in prompts.items():
         if run.config.get("prompts", prompts).get(name, now) != now:
             reason = f"the {name} prompts or answers are not those that the run in {run.folder} was started with"
-            raise InputError(f"{reason}: its data set, its tokenizer or problems/prompts.py has changed")
+            raise InputError(f"{reason}: its data set, tokenizer, reward or problems/prompts.py has changed")
     found = run.resumed
     try:
         claim(run)

@@ -113,6 +113,14 @@ def test_a_run_that_has_lost_its_feedback_model_is_not_evaluated_without(finishe
         evaluation.training_settings(evaluation.Args(solver=(str(run),), as_in_training=True))
 
 
+def test_weights_are_looked_for_before_an_evaluation_is_deleted(finished, tmp_path):
+    solver = shutil.copytree(Path(finished.run_dir) / "checkpoint-000012" / "solver", tmp_path / "solver")
+    (solver / "model.safetensors").unlink()
+    with pytest.raises(common.InputError, match="solver cannot be loaded: its folder holds no weights"):
+        evaluation.main(eval_args(finished.dataset, tmp_path / "eval", solver=(str(solver),)))
+    assert not (tmp_path / "eval").exists()
+
+
 def test_flags_beside_as_in_training_win(finished):
     """The training settings are defaults of the command line, which --temperature overrules."""
     flags = evaluation.Args(solver=(finished.run_dir,), as_in_training=True)

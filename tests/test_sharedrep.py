@@ -465,6 +465,17 @@ def test_resumed_is_uninterrupted(solution_files, made, tmp_path, flags):
     assert extra.read_text() == (tmp_path / "whole" / "scores.jsonl").read_text()
 
 
+def test_a_run_does_not_go_on_with_another_reward(solution_files, made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "rewards")
+    args = grpo_args(solution_files, folder, tmp_path / "run", iterations=1, if_run_exists="resume")
+    grpo.main(args)
+    name = f"{args.reward}-k{args.k}-{args.proportion}.safetensors"
+    head = runs.load_tensors(folder / name)
+    runs.save_tensors(folder / name, head | {"b": head["b"] + 0.1})
+    with pytest.raises(common.InputError, match="are not those that the run in .* reward"):
+        grpo.main(dataclasses.replace(args, iterations=2))
+
+
 def test_evaluations_are_of_the_scores_they_write(solution_files, made, tmp_path, capsys):
     """And a run against itself wins half; two responses a group are warned of."""
     args = grpo_args(solution_files, made, tmp_path / "one", reward="gold", group_size=2)
