@@ -9,7 +9,11 @@ from verifiers.math_answers import extract_answer
 
 MAX_LENGTH = 300  # characters of an answer
 OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-SPELLINGS = {r"\\times|\\cdot|[×·x]": "*", r"\\div|÷": "/", "[−–]": "-", r"\\left|\\right|\\[,;! ]|[$\u00a0]": " "}
+SPELLINGS = {r"\\times|\\cdot|\\ast|[×·⋅x]": "*", r"\\div|÷": "/", "[−–]": "-"}
+SPELLINGS |= {
+    r"\\left|\\right|\\displaystyle|\\[,;:!() ]|[$~\n\u00a0]": " ",
+    r"\\[dt]?frac *(\d) *(\d)": r"((\1)/(\2))",
+}
 
 
 def judge_countdown(response: str, numbers: tuple[int, ...], target: int, strict: bool = False) -> bool:

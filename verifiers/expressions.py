@@ -78,13 +78,14 @@ class Work:
 
 
 # An argument of one digit without braces: \frac12, \frac{1}2, \sqrt2, \log_2.
-DIGIT_ARGUMENT = re.compile(r"(\\(?:frac|binom)\s*(?:\{[^{}]*\})?|\\sqrt|_)\s*(\d)")
+DIGIT_ARGUMENT = re.compile(r"(\\(?:frac|binom)\s*(?:\{[^{}]*\})?|\\sqrt|\\overline|_)\s*(\d)")
 MIXED_NUMBER = re.compile(r"(?<![\w.^}])(\d+)\s*(\\frac\s*\{(\d+)\}\s*\{(\d+)\})")  # 1\frac{1}{2}
 MIXED_SLASH = re.compile(r"(?<![\w.^}])(\d+) (\d+)/(\d+)(?!\w)")  # 1 1/2
 SCIENTIFIC = re.compile(r"(?<![\w.])(\d+\.?\d*)[eE]([-+]?\d+)(?![\w.])")  # 4.5e33
-REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}")  # 0.1\overline{6}
+REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}(?!\d)")  # 0.1\overline{6}
 NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
 LETTERS = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|varphi|chi|psi|omega|Delta|Gamma|Omega"
+LETTERS += "|zeta|eta|kappa|xi|varepsilon|Phi|Lambda|hbar|ell"
 VARIABLE = re.compile(rf"(?:[A-Za-z]|\\(?:{LETTERS})(?![A-Za-z]))(?:_\w|_\{{\w+\}})?")
 WORD = re.compile(r"[A-Za-z]{4,}")  # prose, not the product of four variables
 TOKEN = re.compile(rf"{NUMBER.pattern}|{WORD.pattern}|{VARIABLE.pattern}|\\[A-Za-z]+|\S")
@@ -155,7 +156,8 @@ def tokenize(expression: str) -> list[str]:
     s = SCIENTIFIC.sub(r"(\1*10^{\2})", s)
     if '"' in s:
         s = re.sub(r'"([$€£])"', "", re.sub(r'"(\w)"', r" \1 ", s))  # currency, and letters in \text{}
-    if re.search(r"\d\s*\{|\d\s+[\d.]", s):  # "5{2}" and "5 2" look like 52 and would be read as 10
+    s = re.sub(r"(\\[a-z]+ ?)\^ ?(\d)(?=\s)", r"\1^{\2}", s)  # \sin^2 30
+    if re.search(r"\d\s*\{|\d(?:\s|\\deg)+[\d.]|\.\d*\.", s):  # "5{2}" and "5 2" look like 52, and would be 10
         raise Unreadable
     tokens = [re.sub(r"[{}]", "", token) if len(token) > 1 else token for token in TOKEN.findall(s)]
     if '"' in s or any(WORD.fullmatch(token) for token in tokens):

@@ -73,11 +73,19 @@ PHRASE = re.compile(
 # Where the answer after such a phrase ends: the line, a special token, "I hope it is correct", markup, a full stop, or
 # what explains it.
 PHRASE_END = re.compile(
-    r"\n|<\||\.?\s*I hope it is|\*\*|__|`|(?<=[\w)}\]$])\.(?:\s|\Z)|"
+    r"\n|<\||\.?\s*I hope it is|(?<!\w)\*\*|\*\*(?!\w)|__|`|(?<=[\w)}\]$])\.(?:\s|\Z)|"
     r"(?<=[\w)}\]$%]),?\s(?:which|because|since|so|where|thus|hence|therefore|in total|in all|altogether)\b"
 )
+HEADING = re.compile(r"(?i) ?(?:the )?(?:final )?(?:answer|solution|conclusion|step)\b")  # of Markdown: no answer
 DISPLAY = re.compile(r"\\\[.{1,400}?\\\]|\$\$.{1,400}?\$\$", re.DOTALL)  # a formula on lines of its own
 FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$([^$]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+ALTERS_BEFORE = re.compile(
+    r"(?i)(?:\b(?:not|never|no|than|half|half of|third of|quarter of|twice|double|triple|negative|minus|plus|times|"
+    r"square of|root of|(?:except|divided by)(?: for)?)|n't|\d\s*(?:,|or|and))\s*\Z"
+)
+ALTERS_AFTER = re.compile(
+    r"(?i)\s*(?:dozen|hundred|thousand|[mbtr]+illion|times|squared|cubed|factorial|(?:or|and|,)\s*\$?\d)"
+)
 NO_WORDS = re.compile(r"\s*[-+$]?[\d.,/ %^*()a-z\\{}€$]{1,60}\s*")  # a response that is an answer, such as "7,425"
 
 
@@ -100,7 +108,7 @@ def find_answer(response: str, strict: bool, work: Work) -> str | None:
         return last_boxes(text, boxes, work)
     if strict:
         return None
-    if "####" in text:
+    if "####" in text and not HEADING.match(text.rsplit("####", 1)[1]):
         pieces = text.split("####")
         several_on_a_line = any("\n" not in piece for piece in pieces[1:-1])
         return None if several_on_a_line else tidy(pieces[-1].lstrip(": *").split("\n")[0].rstrip(" *"))
@@ -151,7 +159,7 @@ def answer_in_sentence(text: str) -> str | None:
     if re.match(r"[A-Z][a-z]*\s", text):  # a sentence of its own: "The largest $n$ is 34"
         text = re.split(r"\b(?:is|are|equals):?\s", text)[-1]
     formulas = list(FORMULA.finditer(text))
-    return tidy(formula_content(formulas[0]) if len(formulas) == 1 else text)
+    return tidy(formula_content(formulas[0]) if len(formulas) == 1 and not altered(formulas[0]) else text)
 
 
 def bare_answer(text: str) -> str | None:
@@ -160,9 +168,17 @@ def bare_answer(text: str) -> str | None:
     if not formulas:
         return tidy(text) if NO_WORDS.fullmatch(text) else None
     first = len(formulas) - 1
+    if altered(formulas[first]):
+        return None
     while first and JOIN.fullmatch(text, formulas[first - 1].end(), formulas[first].start()):
         first -= 1
     return tidy(", ".join(formula_content(formula) for formula in formulas[first:]))
+
+
+def altered(formula: re.Match) -> bool:
+    """Whether the words beside a formula make another answer of it: "not $5$", "$5$ million", "3 or $5$"."""
+    before, after = formula.string[: formula.start()][-40:], formula.string[formula.end() :][:40]
+    return bool(ALTERS_BEFORE.search(before) or ALTERS_AFTER.match(after))
 
 
 def formula_content(formula: re.Match) -> str:
@@ -229,7 +245,10 @@ def compare(answer: str, gold: str, work: Work) -> bool:
     exact = a.split(r"\approx")[0].strip()
     if r"\approx" not in b and len(list_items(a)) == 1 and not LABEL.fullmatch(exact):
         a = exact  # "1/3 \approx 0.33" states 1/3
-    return same(a.replace(r"\approx", "="), b.replace(r"\approx", "="), 0, work)
+    verdict = same(a.replace(r"\approx", "="), b.replace(r"\approx", "="), 0, work)
+    if not verdict and len(list_items(b)) > 1 and re.fullmatch(r"\d{1,3}(?:,\d{3})+", answer.strip()):
+        return same(answer.strip(), b, 0, work)  # 30,150,210 is a list beside a list
+    return verdict
 
 
 def same(answer: str, gold: str, depth: int, work: Work) -> bool:
@@ -263,14 +282,17 @@ def compare_text(answer: str, gold: str, depth: int, work: Work) -> bool | None:
     """Choices such as (B), in which case is ignored from A to E; words, in which it always is; numerals in a base."""
     answer, gold = answer.replace('"', ""), gold.replace('"', "")
     a, b = (re.fullmatch(r"\(?\s*([A-Za-z])\s*\)?", s) for s in (answer, gold))
-    a = a or re.fullmatch(r"\(?([A-E])\) (?:[\d\s.+*/^{}%-]|\\(?:frac|sqrt|pi|deg))+", answer)  # (B) 12
-    if a and b:
-        return a[1] == b[1] or (b[1] in "ABCDE" and a[1].upper() == b[1])
+    chosen = re.fullmatch(r"\(?([A-E])\) ((?:[\d\s.+*/^{}%-]|\\(?:frac|sqrt|pi|deg))+)", answer)  # (B) 12
+    if (a or chosen) and b:
+        letter = (a or chosen)[1]
+        return letter == b[1] or (b[1] in "ABCDE" and letter.upper() == b[1])
+    if chosen:
+        return same(chosen[2].strip(), gold, depth, work)
     if re.fullmatch(r"[A-Za-z][A-Za-z' .-]+", gold) and answer.lower() == gold.lower():
         return True
     if re.fullmatch(r"[A-Z]{3,}|[IVX]{2,}", gold) or {answer.lower(), gold.lower()} & SHORT_WORDS:
         return answer == gold  # SAS is not SSA and "on" not "no", although the products of their letters agree
-    base = re.fullmatch(r"\(?(\d\w*?)\)?_(\w+)", spelling(gold).replace("_{", "_").rstrip("}"))
+    base = re.fullmatch(r"\(?(\d[\dA-Z]*)\)?_(\d+)", spelling(gold).replace("_{", "_").rstrip("}"))
     if base:
         numeral = re.fullmatch(r"\(?(\w+?)\)?(?:_(\w+))?", spelling(answer).replace("_{", "_").rstrip("}"))
         return bool(numeral) and numeral[1] == base[1] and numeral[2] in (None, base[2])
@@ -332,7 +354,7 @@ def compare_ratios(answer: str, gold: str, depth: int, work: Work) -> bool | Non
     a, b = (split_outside_brackets(s, ":") for s in (answer, gold))
     if len(a) != len(b) or all(re.fullmatch(r"\d{1,2}(:[0-5]\d)+", s) for s in (answer, gold)):
         return False
-    if "0" in (*a, *b):
+    if re.fullmatch(r"\d{1,2}(:[0-5]\d)+", gold) or any(same_value(term, "0", work) for term in (*a, *b)):
         return same_in_order(a, b, depth, work)
     return all(same_value(f"({x})*({b[0]})", f"({y})*({a[0]})", work) for x, y in zip(a[1:], b[1:]))
 
@@ -362,6 +384,7 @@ def compare_lists(answer: str, gold: str, depth: int, work: Work) -> bool | None
     else:
         brackets = None
     if brackets and ordered:
+        a, b = (a, alphabetical(b)) if bare is gold else (alphabetical(a), b)
         square = "[" in brackets[0] or "]" in brackets[2]
         if (square and len(brackets[1]) == 2) or r"\infty" in bare:  # an interval, which is no list
             return False
@@ -388,6 +411,13 @@ def compare_lists(answer: str, gold: str, depth: int, work: Work) -> bool | None
     a = values_a if None not in labels_a or not any(labels_a[1:]) else a
     b = values_b if None not in labels_b or not any(labels_b[1:]) else b
     return same_in_order(a, b, depth, work) if ordered else same_in_any_order(a, b, depth, work)
+
+
+def alphabetical(items: list[str]) -> list[str]:
+    """Coordinates as a point has them: x=1, y=2 for y=2, x=1; (m,b), which has another order, as it is written."""
+    labels = [split_label(item)[0] or "" for item in items]
+    known = len({*labels}) == len(labels) and any({*labels} <= {*letters} for letters in ("xyz", "abcd"))
+    return [item for _, item in sorted(zip(labels, items))] if known else items
 
 
 def fits(a: list[str], b: list[str], work: Work) -> bool:
@@ -432,6 +462,9 @@ def compare_sets(answer: str, gold: str, depth: int, work: Work) -> bool | None:
     if r"\cup" in answer or r"\cup" in gold:
         return same_in_any_order(*(split_outside_brackets(s, r"\cup") for s in (answer, gold)), depth, work)
     a, b = inside_brackets(answer), inside_brackets(gold)
+    for brackets, other in ((a, gold), (b, answer)):  # {5} is 5
+        if brackets and brackets[0] == r"\{" and len(brackets[1]) == 1 and not (a and b):
+            return same(brackets[1][0], other, depth, work)
     if not a or not b or (len(a[1]) <= 1 and len(b[1]) <= 1 and r"\{" not in (a[0], b[0])):
         return None
     if (a[0], a[2]) != (b[0], b[2]):
@@ -445,12 +478,14 @@ MIRRORED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne"
 # What "x = 5" names: a letter or word with index, prime, inverse or arguments, a vector, several words, a tuple of
 # letters, a length.
 LABEL = re.compile(
-    r"(?!\\n[eo])\\?[A-Za-z]+(?:_\{? ?\\?\w+(?:[ +-]+\w+)* ?\}?)?'*(?:(?:\^\{?-1\}?)?\((?:[\w, |]|\\c[au]p)*\))?|"
+    r"(?!\\n[eo])\\?[A-Za-z]+(?:_\{? ?\\?\w+(?:[ +-]+\w+)* ?\}?)?'*"
+    r"(?:(?:\^\{?-1\}?)?\((?:[\w, |./-]|\\c[au]p|\\pi|\\frac ?(?:\d\d|\{\d+\} ?\{\d+\}))*\))?|"
     r"\\(?:vec|hat|over\w+|widehat) ?\{? ?\w{1,3} ?\}?|m? ?\\angle ?[A-Z]{1,3}|"
     r"(?!.*\b(?:not?|never|isn't)\b)[A-Za-z]+(?: +[A-Za-z]+)+|"
-    r"\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|\|[A-Z]{2}\|"
+    r"\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|\|[A-Za-z]{1,2}\||\[[A-Z]{3,4}\]|\\(?:sin|cos|tan|Delta) ?\\?[A-Za-z]+"
 )
 
+CONSTANT = re.compile(r"(?:[\d\s.+*/^(){}!-]|\\(?:frac|sqrt|pi|binom))+")
 SECOND_LABEL = re.compile(r"[^\s+*/(-]\s+\\?[A-Za-z](?:_\{?\w+\}?)?\Z")  # x = 5 \quad y = 6 are two equations
 
 
@@ -473,11 +508,13 @@ def compare_relations(answer: str, gold: str, depth: int, work: Work) -> bool | 
     if not signs_a and not signs_b:
         return None
     (label_a, value_a), (label_b, value_b) = split_label(answer), split_label(gold)
+    numbers = [side.strip() for side in answer.split("=")[1:-1] if CONSTANT.fullmatch(side)]
+    if label_a and not all(same(side, value_a, depth, work) for side in numbers):  # x = 120 = 22 is two answers
+        return False
     if label_a and label_a == label_b and same(value_a, value_b, depth, work):
         return True
-    if label_a and not signs_b:  # a number between says that too: x = 120 = 22 is two answers
-        numbers = [side for side in answer.split("=")[1:-1] if re.fullmatch(r" ?-?[\d.]+ ?", side)]
-        return all(same(side.strip(), gold, depth, work) for side in (*numbers, value_a))
+    if label_a and not signs_b:
+        return same(value_a, gold, depth, work)
     if label_b and not signs_a:
         return same(answer, value_b, depth, work)
     if not signs_b and {*signs_a} == {"="}:  # \frac{3}{4} = 0.75

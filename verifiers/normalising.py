@@ -6,6 +6,7 @@ r"""One spelling for answers that mean the same, their units, and how they split
 Double quotes mark what stood in \text{}: it is prose, never a product of variables.
 """
 
+import itertools
 import re
 
 # One spelling for what has several: the first of each line stands for the others.
@@ -21,7 +22,7 @@ SPELLINGS = r"""
     *           \cdot \times × · ⋅ \ast
     /           \div ÷ ⁄
     ^           **
-    -           − – —
+    -           − – — ‐ ‑
     |           \lvert \rvert \vert \mid
     \{          \lbrace
     \}          \rbrace
@@ -48,10 +49,14 @@ SPELLINGS = r"""
     ^2          ²
     ^3          ³
     ^4          ⁴
+    ^5          ⁵
+    ^6          ⁶
     %           \%
     \frac{1}{2}         ½
     \frac{1}{4}         ¼
     \frac{3}{4}         ¾
+    \frac{1}{3}         ⅓
+    \frac{2}{3}         ⅔
     (-\infty,\infty)    \R ℝ
     (           \langle ⟨
     )           \rangle ⟩
@@ -69,7 +74,7 @@ DROPPED = {*LAYOUT.split(), "\\ ", "\u200b", "\ufeff"}
 SYMBOL = re.compile(r"\\\\|\\[A-Za-z]+|\\[^A-Za-z]|[<>!]=|\*\*|[^\x00-\x7f]|[$~]")  # \\ is a row break, not a blank
 # A separator of thousands that cannot be a comma of a list, and an answer whose commas all separate thousands.
 THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!|\\[,! ])\s*(?=\d{3}(?!\d))")
-THOUSANDS_COMMAS = re.compile(r"(?:[A-Za-z] ?= ?)?[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?%?")
+THOUSANDS_COMMAS = re.compile(r"(?:[A-Za-z] ?= ?)?[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?%?")
 TEXT = "text|textbf|textrm|textit|textnormal|textsf|texttt|mbox"
 WRAPPER = rf"\\({TEXT}|mathrm|mathbf|mathit|mathsf|operatorname|boldsymbol|bm|underline|boxed|fbox)\s*"
 WRAPPED = re.compile(WRAPPER + r"\{((?:[^{}]|\{[^{}]*\})*)\}")  # with at most one level of braces inside
@@ -95,12 +100,14 @@ RATE = re.compile(r"(?<=\d)(?: ?(km|mi|cm|ft)| (m))/(h|s)(?![A-Za-z])")  # bare 
 NAMED_TUPLE = re.compile(r"\(((?:[A-Za-z] ?, ?)+[A-Za-z])\) ?= ?(\(.+\))")  # (x,y)=(1,2)
 BARE_LOG = re.compile(r"(?<![A-Za-z\\])log_?(10|2) ?\(")  # log10(100)
 TIMES_TEN = re.compile(r"(?<=\d) ?x ?(?=10 ?\^)")  # 4.5 x 10^33
+BARE_ROOT = re.compile(r"(?:√|(?<![\\A-Za-z])sqrt)\s*(\d+(?:\.\d+)?)")  # √14, where LaTeX's \sqrt14 is \sqrt{1}4
 BARE_COMMAND = re.compile(rf'(?<![\\A-Za-z"])({"|".join(sorted(COMMAND_OF, reverse=True))})(?![A-Za-z"])')
 FULL_STOP = re.compile(r"(?<!\.)\.\Z")  # and not the last of three dots
 
 
 def normalise(answer: str) -> str:
     """The answer in one spelling: without layout and outer braces, with prose in double quotes."""
+    answer = BARE_ROOT.sub(r"\\sqrt{\1}", answer)
     answer = re.sub(r"\\mathbb\s?\{?\s?R\s?\}?", r"\\R ", one_blank(answer.replace('"', " ")))
     s = one_blank(SYMBOL.sub(replacement, THOUSANDS.sub("", answer))).strip()
     s = OPEN_AT_END.sub(r"\1)", OPEN_AT_START.sub(r"\1(", s))
@@ -151,7 +158,7 @@ def unwrapped(wrapper: re.Match) -> str:
     r"""What stands in \text{} or \mathrm{}, with quotes around its words and units."""
     kind, content = wrapper[1], FULL_STOP.sub("", wrapper[2].replace('"', "").strip())
     if kind not in TEXT.split("|"):
-        after_number = re.search(r"[\d)}] ?\Z", wrapper.string[: wrapper.start()][-2:])
+        after_number = re.search(r"(?:[\d)}]|\\deg) ?\Z", wrapper.string[: wrapper.start()][-6:])
         if not after_number or unit_of(content) is None:
             return f" {content} "
     return f" {WORD.sub(lambda word: word[0] if word[0] in COMMAND_OF else quoted(word), content)} "
@@ -193,7 +200,7 @@ NO_UNIT = re.compile(
     r"multipl.*|mod.*|choose|factorials?|log|base|percent.*|double|triple|twice|per|less|more|most|least|fewer|than|"
     r"greater|below|above|under|about|approximately|almost|nearly|between|except|excluding|without|unless|if|not|no|"
     r"non|never|none|neither|nor|wrong|false|incorrect|is|isn.*|are|aren.*|was|has|does|doesn.*|this|thus|its|his|yes|"
-    r"perhaps|sometimes|always|maybe|else|equals?|means|gives|makes|cos|.*wards|across|versus"
+    r"binary|hexadecimal|octal|couples?|triples?|doubles?|basis|perhaps|sometimes|always|maybe|else|equals?|means|gives|makes|cos|.*wards|across|versus"
 )
 UNIT_WORD = re.compile(r"[a-z$€£¢][a-z.'’]*|\\deg|/|\^ ?\{?-?[123]\}?")
 WORD = re.compile(r"(?<![\\A-Za-z\"])[A-Za-z][A-Za-z.'’]*|[$€£¢]")
@@ -303,9 +310,15 @@ def closes_at_end(s: str) -> bool:
 
 
 def list_items(s: str) -> list[str]:
-    r"""The items of "a, b; c"; one with \pm or \mp stands for its two values."""
+    r"""The items of "a, b; c"; one with \pm stands for its two values, with a second \pm for four, with \mp for two."""
     items = []
     for item in filter(None, split_outside_brackets(s, ",", ";")):
+        signs = PLUS_MINUS.findall(item)
+        if signs in (["pm"] * 2, ["pm"] * 3):
+            for choice in itertools.product("+-", repeat=len(signs)):
+                left = iter(choice)
+                items.append(PLUS_MINUS.sub(lambda _, left=left: next(left), item))
+            continue
         upper = PLUS_MINUS.sub(lambda sign: "+" if sign[1] == "pm" else "-", item)
         lower = PLUS_MINUS.sub(lambda sign: "-" if sign[1] == "pm" else "+", item)
         items += [upper] if upper == lower else [upper, lower]
