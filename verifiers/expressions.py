@@ -156,7 +156,7 @@ def tokenize(expression: str) -> list[str]:
     s = SCIENTIFIC.sub(r"(\1*10^{\2})", s)
     if '"' in s:
         s = re.sub(r'"([$€£])"', "", re.sub(r'"(\w)"', r" \1 ", s))  # currency, and letters in \text{}
-    s = re.sub(r"(\\[a-z]+ ?)\^ ?(\d)(?=\s)", r"\1^{\2}", s)  # \sin^2 30
+    s = re.sub(r"(\\(?:sin|cos|tan|csc|sec|cot|ln|log|lg)h? ?)\^ ?(\d)(?=\s)", r"\1^{\2}", s)  # \sin^2 30
     if re.search(r"\d\s*\{|\d(?:\s|\\deg)+[\d.]|\.\d*\.", s):  # "5{2}" and "5 2" look like 52, and would be 10
         raise Unreadable
     tokens = [re.sub(r"[{}]", "", token) if len(token) > 1 else token for token in TOKEN.findall(s)]

@@ -73,18 +73,22 @@ PHRASE = re.compile(
 # Where the answer after such a phrase ends: the line, a special token, "I hope it is correct", markup, a full stop, or
 # what explains it.
 PHRASE_END = re.compile(
-    r"\n|<\||\.?\s*I hope it is|(?<!\w)\*\*|\*\*(?!\w)|__|`|(?<=[\w)}\]$])\.(?:\s|\Z)|"
+    r"\n|<\||\.?\s*I hope it is|(?<!\w)\*\*|\*\*(?![\d(])|__|`|(?<=[\w)}\]$])\.(?:\s|\Z)|"
     r"(?<=[\w)}\]$%]),?\s(?:which|because|since|so|where|thus|hence|therefore|in total|in all|altogether)\b"
 )
-HEADING = re.compile(r"(?i) ?(?:the )?(?:final )?(?:answer|solution|conclusion|step)\b")  # of Markdown: no answer
+# of Markdown, with an answer behind it or below
+HEADING = re.compile(r"(?i)(?:the )?(?:final )?(?:answer|solution|conclusion|step \d+)\s*(?:(?::|is\b:?)\s*(.*))?")
 DISPLAY = re.compile(r"\\\[.{1,400}?\\\]|\$\$.{1,400}?\$\$", re.DOTALL)  # a formula on lines of its own
 FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$([^$]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 ALTERS_BEFORE = re.compile(
-    r"(?i)(?:\b(?:not|never|no|than|half|half of|third of|quarter of|twice|double|triple|negative|minus|plus|times|"
-    r"square of|root of|(?:except|divided by)(?: for)?)|n't|\d\s*(?:,|or|and))\s*\Z"
+    r"(?i)(?:\b(?:not|never|no|(?<!other )than|half|half of|third of|quarter of|twice|double|triple|negative|minus|"
+    r"plus|times|square of|root of|but|at least|at most|not equal to|(?:except|divided by)(?: for)?)|n't)\s*\Z|"
+    r"[+*/^\d-]\Z|\A[\s$\d.,/-]*\d\s*(?:,|or|and)\s*\Z"
 )
 ALTERS_AFTER = re.compile(
-    r"(?i)\s*(?:dozen|hundred|thousand|[mbtr]+illion|times|squared|cubed|factorial|(?:or|and|,)\s*\$?\d)"
+    r"(?i)[+*/^\d-]|\s*(?:dozen|hundred|thousand|[mbtr]+illion|times\b(?=\s*[\d$\\(])|(?:squared|cubed)\b(?!\s+[a-z])|"
+    r"factorial|plus|minus|or\b|and\s*\$?\d|,\s*\$?\d[\d.]*\s*(?:\Z|[.,])|"
+    r"(?:third|fifth|sixth|seventh|eighth|ninth|tenth)s?\b)"
 )
 NO_WORDS = re.compile(r"\s*[-+$]?[\d.,/ %^*()a-z\\{}€$]{1,60}\s*")  # a response that is an answer, such as "7,425"
 
@@ -108,10 +112,14 @@ def find_answer(response: str, strict: bool, work: Work) -> str | None:
         return last_boxes(text, boxes, work)
     if strict:
         return None
-    if "####" in text and not HEADING.match(text.rsplit("####", 1)[1]):
+    if "####" in text:
         pieces = text.split("####")
-        several_on_a_line = any("\n" not in piece for piece in pieces[1:-1])
-        return None if several_on_a_line else tidy(pieces[-1].lstrip(": *").split("\n")[0].rstrip(" *"))
+        if any("\n" not in piece for piece in pieces[1:-1]):  # several on a line
+            return None
+        line = pieces[-1].lstrip(": *").split("\n")[0].rstrip(" *")
+        heading = HEADING.fullmatch(line)
+        if not heading or heading[1]:
+            return tidy(heading[1] if heading else line)
     tail = text[-MAX_TAIL:]
     phrases = list(PHRASE.finditer(tail))
     if phrases:
@@ -245,8 +253,10 @@ def compare(answer: str, gold: str, work: Work) -> bool:
     exact = a.split(r"\approx")[0].strip()
     if r"\approx" not in b and len(list_items(a)) == 1 and not LABEL.fullmatch(exact):
         a = exact  # "1/3 \approx 0.33" states 1/3
+    if broken_chain(a, work):
+        return False
     verdict = same(a.replace(r"\approx", "="), b.replace(r"\approx", "="), 0, work)
-    if not verdict and len(list_items(b)) > 1 and re.fullmatch(r"\d{1,3}(?:,\d{3})+", answer.strip()):
+    if not verdict and len(list_items(b)) > 1 and re.fullmatch(r"[1-9]\d{0,2}(?:,[1-9]\d\d)+", answer.strip()):
         return same(answer.strip(), b, 0, work)  # 30,150,210 is a list beside a list
     return verdict
 
@@ -286,13 +296,15 @@ def compare_text(answer: str, gold: str, depth: int, work: Work) -> bool | None:
     if (a or chosen) and b:
         letter = (a or chosen)[1]
         return letter == b[1] or (b[1] in "ABCDE" and letter.upper() == b[1])
-    if chosen:
-        return same(chosen[2].strip(), gold, depth, work)
+    if chosen and same(chosen[2].strip(), gold, depth, work):
+        return True
     if re.fullmatch(r"[A-Za-z][A-Za-z' .-]+", gold) and answer.lower() == gold.lower():
         return True
     if re.fullmatch(r"[A-Z]{3,}|[IVX]{2,}", gold) or {answer.lower(), gold.lower()} & SHORT_WORDS:
         return answer == gold  # SAS is not SSA and "on" not "no", although the products of their letters agree
-    base = re.fullmatch(r"\(?(\d[\dA-Z]*)\)?_(\d+)", spelling(gold).replace("_{", "_").rstrip("}"))
+    base = re.fullmatch(
+        r"\(?(\d[\dA-Z]*|\d[\da-f]*(?=\)?_\d\d))\)?_(\d+)", spelling(gold).replace("_{", "_").rstrip("}")
+    )
     if base:
         numeral = re.fullmatch(r"\(?(\w+?)\)?(?:_(\w+))?", spelling(answer).replace("_{", "_").rstrip("}"))
         return bool(numeral) and numeral[1] == base[1] and numeral[2] in (None, base[2])
@@ -354,7 +366,8 @@ def compare_ratios(answer: str, gold: str, depth: int, work: Work) -> bool | Non
     a, b = (split_outside_brackets(s, ":") for s in (answer, gold))
     if len(a) != len(b) or all(re.fullmatch(r"\d{1,2}(:[0-5]\d)+", s) for s in (answer, gold)):
         return False
-    if re.fullmatch(r"\d{1,2}(:[0-5]\d)+", gold) or any(same_value(term, "0", work) for term in (*a, *b)):
+    time = re.fullmatch(r"\d{1,2}(:[0-5]\d)+", gold) and re.fullmatch(r"\d{1,2}(:\d\d)+", answer)
+    if time or any(same_value(term, "0", work) for term in (*a, *b)):
         return same_in_order(a, b, depth, work)
     return all(same_value(f"({x})*({b[0]})", f"({y})*({a[0]})", work) for x, y in zip(a[1:], b[1:]))
 
@@ -464,7 +477,8 @@ def compare_sets(answer: str, gold: str, depth: int, work: Work) -> bool | None:
     a, b = inside_brackets(answer), inside_brackets(gold)
     for brackets, other in ((a, gold), (b, answer)):  # {5} is 5
         if brackets and brackets[0] == r"\{" and len(brackets[1]) == 1 and not (a and b):
-            return same(brackets[1][0], other, depth, work)
+            (item,) = brackets[1]
+            return inside_brackets(item) is None and r"\emptyset" not in item + other and same(item, other, depth, work)
     if not a or not b or (len(a[1]) <= 1 and len(b[1]) <= 1 and r"\{" not in (a[0], b[0])):
         return None
     if (a[0], a[2]) != (b[0], b[2]):
@@ -479,10 +493,11 @@ MIRRORED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne"
 # letters, a length.
 LABEL = re.compile(
     r"(?!\\n[eo])\\?[A-Za-z]+(?:_\{? ?\\?\w+(?:[ +-]+\w+)* ?\}?)?'*"
-    r"(?:(?:\^\{?-1\}?)?\((?:[\w, |./-]|\\c[au]p|\\pi|\\frac ?(?:\d\d|\{\d+\} ?\{\d+\}))*\))?|"
+    r"(?:(?:\^\{?-1\}?)?\((?:[\w, |]|(?<=\()-?\d+(?:[./]\d+)?(?=\))|\\c[au]p|\\pi(?=\)))*\))?|"
     r"\\(?:vec|hat|over\w+|widehat) ?\{? ?\w{1,3} ?\}?|m? ?\\angle ?[A-Z]{1,3}|"
     r"(?!.*\b(?:not?|never|isn't)\b)[A-Za-z]+(?: +[A-Za-z]+)+|"
-    r"\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|\|[A-Za-z]{1,2}\||\[[A-Z]{3,4}\]|\\(?:sin|cos|tan|Delta) ?\\?[A-Za-z]+"
+    r"\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|\|(?:[A-Z]{2}|[A-Zwz])\||\[[A-Z]{3,4}\]|\\Delta ?[A-Za-z]|"
+    r"\\(?:sin|cos|tan) ?(?:\\(?:theta|alpha|beta|gamma|phi|angle ?[A-Z]{1,3})|[A-Z])"
 )
 
 CONSTANT = re.compile(r"(?:[\d\s.+*/^(){}!-]|\\(?:frac|sqrt|pi|binom))+")
@@ -502,19 +517,30 @@ def split_label(s: str) -> tuple[str | None, str]:
     return None, s
 
 
+def broken_chain(s: str, work: Work) -> bool:
+    """True if a number in "x = number = value" is not the value: x = 7/1 = 5, but not \\theta = \\pi/6 = 30 degrees."""
+    *sides, last = s.split("=")
+    if len(sides) < 2 or r"\approx" in s or split_label(s)[0] is None:
+        return False
+    degrees = last.replace(r"\deg", "*\\pi/180")
+    for side in sides[1:]:
+        pairs = value_pairs(side, "0", work) if CONSTANT.fullmatch(side) else []  # none where it cannot be read
+        if pairs and not (same(side.strip(), last.strip(), 0, work) or same_value(side, degrees, work)):
+            return True
+    return False
+
+
 def compare_relations(answer: str, gold: str, depth: int, work: Work) -> bool | None:
     """Equations and inequalities: by the value that they name, as multiples of each other, or as intervals."""
     signs_a, signs_b = RELATION.findall(answer), RELATION.findall(gold)
     if not signs_a and not signs_b:
         return None
     (label_a, value_a), (label_b, value_b) = split_label(answer), split_label(gold)
-    numbers = [side.strip() for side in answer.split("=")[1:-1] if CONSTANT.fullmatch(side)]
-    if label_a and not all(same(side, value_a, depth, work) for side in numbers):  # x = 120 = 22 is two answers
-        return False
     if label_a and label_a == label_b and same(value_a, value_b, depth, work):
         return True
-    if label_a and not signs_b:
-        return same(value_a, gold, depth, work)
+    if label_a and not signs_b:  # a number between says that too: x = 120 = 22 is two answers
+        numbers = [side for side in answer.split("=")[1:-1] if re.fullmatch(r" ?-?[\d.]+ ?", side)]
+        return all(same(side.strip(), gold, depth, work) for side in (*numbers, value_a))
     if label_b and not signs_a:
         return same(answer, value_b, depth, work)
     if not signs_b and {*signs_a} == {"="}:  # \frac{3}{4} = 0.75

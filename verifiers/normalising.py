@@ -46,11 +46,6 @@ SPELLINGS = r"""
     \arcsin     \asin
     \arccos     \acos
     \arctan     \atan
-    ^2          ²
-    ^3          ³
-    ^4          ⁴
-    ^5          ⁵
-    ^6          ⁶
     %           \%
     \frac{1}{2}         ½
     \frac{1}{4}         ¼
@@ -100,16 +95,20 @@ RATE = re.compile(r"(?<=\d)(?: ?(km|mi|cm|ft)| (m))/(h|s)(?![A-Za-z])")  # bare 
 NAMED_TUPLE = re.compile(r"\(((?:[A-Za-z] ?, ?)+[A-Za-z])\) ?= ?(\(.+\))")  # (x,y)=(1,2)
 BARE_LOG = re.compile(r"(?<![A-Za-z\\])log_?(10|2) ?\(")  # log10(100)
 TIMES_TEN = re.compile(r"(?<=\d) ?x ?(?=10 ?\^)")  # 4.5 x 10^33
-BARE_ROOT = re.compile(r"(?:√|(?<![\\A-Za-z])sqrt)\s*(\d+(?:\.\d+)?)")  # √14, where LaTeX's \sqrt14 is \sqrt{1}4
+SUPERSCRIPT, PLAIN = re.compile("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+"), str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+BARE_ROOT = re.compile(
+    r"(?:√|(?<![\\A-Za-z])sqrt)\s*(\d+(?:,\d{3})*(?:\.\d+)?)"
+)  # √14, where LaTeX's \sqrt14 is \sqrt{1}4
 BARE_COMMAND = re.compile(rf'(?<![\\A-Za-z"])({"|".join(sorted(COMMAND_OF, reverse=True))})(?![A-Za-z"])')
 FULL_STOP = re.compile(r"(?<!\.)\.\Z")  # and not the last of three dots
 
 
 def normalise(answer: str) -> str:
     """The answer in one spelling: without layout and outer braces, with prose in double quotes."""
-    answer = BARE_ROOT.sub(r"\\sqrt{\1}", answer)
+    answer = BARE_ROOT.sub(lambda m: rf"\sqrt{{{m[1].replace(',', '')}}}", THOUSANDS.sub("", answer))
+    answer = SUPERSCRIPT.sub(lambda m: f"^{{{m[0].translate(PLAIN)}}}", answer)
     answer = re.sub(r"\\mathbb\s?\{?\s?R\s?\}?", r"\\R ", one_blank(answer.replace('"', " ")))
-    s = one_blank(SYMBOL.sub(replacement, THOUSANDS.sub("", answer))).strip()
+    s = one_blank(SYMBOL.sub(replacement, answer)).strip()
     s = OPEN_AT_END.sub(r"\1)", OPEN_AT_START.sub(r"\1(", s))
     s = ORDINAL.sub("", s)
     s = CHOOSE.sub(lambda m: rf"\{'binom' if m[2] == 'choose' else 'frac'}{{{m[1]}}}{{{m[3]}}}", f"{{{s}}}")
@@ -131,7 +130,9 @@ def normalise(answer: str) -> str:
     s = TIMES_TEN.sub("*", BARE_LOG.sub(r"\\log_{\1}(", s))
     named = NAMED_TUPLE.fullmatch(s)
     if named and closes_at_end(named[2]) and len(values := inside_brackets(named[2])[1]) == len(named[1].split(",")):
-        s = ", ".join(f"{name}={value}" for name, value in zip(named[1].split(","), values))
+        names = [name.strip() for name in named[1].split(",")]
+        in_order = names == sorted(names)  # (y,x)=(2,1) is the point (2,1) of its question
+        s = ", ".join(f"{name}={value}" for name, value in zip(names, values)) if in_order else named[2]
     s = BARE_COMMAND.sub(lambda m: COMMAND_OF[m[1]], s)
     return re.sub(r"\\\{ ?\\\}", r"\\emptyset ", one_blank(s)).replace(r"+\infty", r"\infty").strip()
 
@@ -200,7 +201,7 @@ NO_UNIT = re.compile(
     r"multipl.*|mod.*|choose|factorials?|log|base|percent.*|double|triple|twice|per|less|more|most|least|fewer|than|"
     r"greater|below|above|under|about|approximately|almost|nearly|between|except|excluding|without|unless|if|not|no|"
     r"non|never|none|neither|nor|wrong|false|incorrect|is|isn.*|are|aren.*|was|has|does|doesn.*|this|thus|its|his|yes|"
-    r"binary|hexadecimal|octal|couples?|triples?|doubles?|basis|perhaps|sometimes|always|maybe|else|equals?|means|gives|makes|cos|.*wards|across|versus"
+    r"perhaps|sometimes|always|maybe|else|equals?|means|gives|makes|cos|.*wards|across|versus"
 )
 UNIT_WORD = re.compile(r"[a-z$€£¢][a-z.'’]*|\\deg|/|\^ ?\{?-?[123]\}?")
 WORD = re.compile(r"(?<![\\A-Za-z\"])[A-Za-z][A-Za-z.'’]*|[$€£¢]")
@@ -251,6 +252,8 @@ def unit_of(phrase: str) -> frozenset[str] | None:
 
     A word that is not known must be part of a phrase with a plural, such as "years ago", and not change the value.
     """
+    if re.search(r'\b(?:binary|octal|hexadecimal)"?\s*\Z', phrase):  # 10 in binary; but 7 binary strings
+        return None
     words: list[str] = []
     per = power = ""
     plural = False
