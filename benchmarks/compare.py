@@ -1,6 +1,6 @@
 """Does feedback help, and when? Every experiment of docs/evidence.md, from nothing to its tables and its figures.
 
-    python benchmarks/compare.py --publish     all of it, five seeds: some eight hours on two free cores, estimated
+    python benchmarks/compare.py --publish     all of it, five seeds: some nine hours on two free cores
     python benchmarks/compare.py --experiments told read --publish     the first two tables: two to three hours
     python benchmarks/compare.py --quick       one seed, a quarter of the training: 20 minutes, to see that it works
 

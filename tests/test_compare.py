@@ -113,8 +113,6 @@ def test_the_prose_says_what_the_runs_said():
     final = [row["feedback_quality"]["utility"] for row in found["stages"] if row["iteration"] == 40]
     guided, ours, hint = "RL-Guided SCoRe", "MLMT-RL", "SMART-SCoRe"
     stop = f"{ours}, stop"
-    heard = [last(method, "countdown") for method in (guided, ours, hint, stop)]
-    unheard = [last(method, "countdown") for method in ("GRPO", "expert iteration", "SCoRe")]
     sentences = [
         ("(utility {}, {}, {}, {}, {} with the five seeds)", each(guided, "functions", quality("utility"))),
         ("MLMT-RL's is worth {}, {}, {}, {} and {}.", each(ours, "functions", quality("utility"))),
@@ -141,11 +139,17 @@ def test_the_prose_says_what_the_runs_said():
         ("InTRO rises to {}, {}, {}, {} and {} with", each("InTRO", "arithmetic", peak)),
         ("gains {}, {}, {}, {} and {} over the fixed", each(guided, "countdown", quality("utility"))),
         ("and {}, {}, {}, {} and {} in `mlmt_rl.py` (utility", each(ours, "countdown", quality("utility"))),
-        ("{} in the mean over another", [mean(guided, "countdown", quality("specificity"))]),
-        ("{} in the mean over another", [mean(ours, "countdown", quality("specificity"))]),
-        ("come out on top ({} to {};", [min(heard), max(heard)]),
-        ("without it {} to {})", [min(unheard), max(unheard)]),
-        ("worth as much ({}, {}, {}, {} and {}):", each(hint, "countdown", quality("utility"))),
+        (
+            "and {} and {} in the mean over another",
+            [mean(name, "countdown", quality("specificity")) for name in (guided, ours)],
+        ),
+        ("RL-Guided SCoRe {}, MLMT-RL {}, before", [last(name, "countdown") for name in (guided, ours)]),
+        (
+            "expert iteration {}, an untrained model's hint (SMART-SCoRe) {}, GRPO {} and SCoRe {}.",
+            [last(name, "countdown") for name in ("expert iteration", hint, "GRPO", "SCoRe")],
+        ),
+        ("worth less ({}, {}, {}, {} and {}):", each(hint, "countdown", quality("utility"))),
+        ("ArCHer's seeds end at {}, {}, {}, {} and {}: its critic", each("ArCHer", "countdown", of(1))),
         ("first ({} → {} and", [mean(guided, "countdown", of(turn, "3")) for turn in (1, 2)]),
         ("and {} → {}). With four", [mean(ours, "countdown", of(turn, "3")) for turn in (1, 2)]),
         ("With four (`mlmt_rl.py`: {} → {})", [mean(ours, "countdown", of(turn, "4")) for turn in (1, 2)]),
@@ -195,7 +199,7 @@ def test_the_prose_says_what_the_runs_said():
         ),
         ("archer", "`functions`: .40 → {}", [("ArCHer", "functions")]),
         ("archer", "little help (.42 → {}; .12 to .69)", [("ArCHer", "arithmetic")]),
-        ("archer", "harmful (.19 → {})", [("ArCHer", "countdown")]),
+        ("archer", "`countdown` too (.19 → {}; .10 to .32)", [("ArCHer", "countdown")]),
     ]:
         expected = sentence.format(*(compare.number(last(*pair)) for pair in pairs))
         assert expected in pages[page_of], expected
