@@ -15,14 +15,14 @@ def same_output(printed, expected):
     words, wanted = printed.split(), expected.split()
     return len(words) == len(wanted) and all(same_word(*pair) for pair in zip(words, wanted))
 def same_word(word, wanted):
-    number = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+    number = r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?"
     whole = [re.fullmatch(r"[-+]?\d+", each) is not None for each in (word, wanted)]
     if word == wanted or all(whole) or not (re.fullmatch(number, word) and re.fullmatch(number, wanted)):
         return word == wanted
     size, difference = abs(float(wanted)), abs(float(word) - float(wanted))
     if whole[1]:  # a float cannot stand for a large integer
         return size < 2**53 and difference <= 1e-6
-    return difference <= 1e-6 * max(1.0, size)
+    return difference <= 1e-6 * max(1.0, size) < 1e300
 """
 STREAM_SETUP = "import re\n" + SAME_OUTPUT.strip()
 
@@ -36,7 +36,7 @@ def check_tests(test: str, entry_point: str) -> tuple[list[str], str]:
     checks = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "check" and node.args.args]
     if not checks:
         raise ValueError("test defines no check(candidate)")
-    setup = [node for node in body if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef))]
+    setup = [node for node in body if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.Assign))]
     tests, candidate = [], checks[-1].args.args[0].arg
     for node in checks[-1].body:
         if isinstance(node, ast.Assert) and any(isinstance(part, ast.Name) for part in ast.walk(node.test)):

@@ -50,6 +50,9 @@ def sandbox():
         ("<think>\n```\na = 1\n```\n</think>I give up: sorry.", None),
         ("<think>\n```\na = 1\n```\n</think>\n```\nb = 2\n```", "b = 2"),
         ("```\r\nx = 1\r\n```", "x = 1\r"),
+        ("    ```python\ndef f(x):\n    return x\n    ```", "def f(x):\n    return x"),
+        ("1. ```\n\tdef f(x):\n\t\treturn x\n   ```", "def f(x):\n\treturn x"),
+        ("\t```\n    def f(x):\n        return x\n\t```", "def f(x):\n    return x"),
     ],
 )
 def test_extraction(response, code):

@@ -145,7 +145,7 @@ def test_the_prose_says_what_the_runs_said():
         ),
         ("RL-Guided SCoRe {}, MLMT-RL {}, before", [last(name, "countdown") for name in (guided, ours)]),
         (
-            "expert iteration {}, an untrained model's hint (SMART-SCoRe) {}, GRPO {} and SCoRe {}.",
+            "expert iteration {}, an untrained model's hint (SMART-SCoRe) {}, GRPO {} and SCoRe {}",
             [last(name, "countdown") for name in ("expert iteration", hint, "GRPO", "SCoRe")],
         ),
         ("worth less ({}, {}, {}, {} and {}):", each(hint, "countdown", quality("utility"))),

@@ -170,7 +170,7 @@ def test_results_in_words(told_of):
 
 def test_results_that_nobody_could_be_told(tmp_path):
     args = mlmt_rl.Args(test_results="shown")
-    with pytest.raises(common.InputError, match="needs --tests-in-prompt"):
+    with pytest.raises(common.InputError, match="needs problems with asserts .* --tests-in-prompt"):
         common.test_results([""], [common.Problem("?", "", tests=("assert f(1)",), tests_in_prompt=0)], args)
     flags = {"dataset": ("conventions",), "limit": 2, "run_dir": str(tmp_path / "run")}
     for more in ({}, {"feedback": "none", "solver": ("tiny/conventions",)}, {"turns": 1, "feedback": "own"}):

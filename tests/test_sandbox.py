@@ -911,3 +911,67 @@ def bpf(program: bytes):
                 position += if_true if true else if_false
 
     return run
+
+
+# ---- verdicts that a program could buy, and honest programs that could not be read ----------------------------------
+
+SAME = "def same(a, b):\n    for x, y in zip(a, b):\n        if x != y: return False\n    return len(a) == len(b)"
+LEAKY = "class E:\n    def __sub__(self, other): return 0\ndef f(x): return E()"
+
+
+@pytest.mark.parametrize(
+    ("program", "test", "setup"),
+    [
+        ("def f(x): return object()", "assert not f(3) != 4", ""),
+        ("def f(x): return [object(), object()]", "assert not f(3) != [1, 2]", ""),
+        ("def f(x): return [object(), object()]", "assert not any(a != b for a, b in zip(f(3), [1, 2]))", ""),
+        ("def f(x): return object()", "assert (f(3) == 4) == False", ""),
+        ("def f(x): return [object(), object()]", "assert same(f(3), [1, 2])", SAME),
+        (
+            "import math\nmath.isclose = lambda *a: True\ndef f(x): return 0",
+            "assert isclose(f(3), 4.0)",
+            "from math import *",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_passes_no_check(program, test, setup):
+    assert run_tests(program, [test], setup) == [False]
+
+
+@pytest.mark.parametrize(
+    ("test", "setup", "reason"),
+    [
+        ("assert near(f(3), 4)", "near = lambda a, b: abs(a - b) < 1e-6", "decided by near of the setup code"),
+        ("assert C.same(f(3), 4)", "class C:\n    @staticmethod\n    def same(a, b): return a == b", "decided by C"),
+        ("assert dist(f(3), 4) < 1e-6", "K = 1\ndef dist(a, b): return K * abs(a - b)", "decided by dist"),
+        ("assert same(f(3), 4)", "if True:\n    def same(a, b): return a == b", "decided by same"),
+        ("assert isfile(f(3))", "from os.path import *", r"imports \* of os.path"),
+        ("assert (f(3) == 4, 'wrong')", "", "is a tuple, which is always true"),
+    ],
+)
+def test_checkers_that_the_program_would_decide_are_refused(test, setup, reason):
+    with pytest.raises(ValueError, match=reason):
+        run_tests(LEAKY, [test], setup)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8'); print(2 * n)",
+        "sys.stdout = open(1, 'w'); print(2 * n)",
+        "print(2 * n); sys.stdout.close()",
+        "out = os.fdopen(1, 'w'); out.write(str(2 * n))",
+        "atexit.register(lambda: print(2 * n))",
+    ],
+)
+def test_what_a_script_prints_at_its_end_counts(ending):
+    program = f"import atexit, io, os, sys\nn = int(input())\n{ending}"
+    setup = STREAM_SETUP
+    tests = [f"assert same_output(stdout_of({text!r}), {wanted!r})" for text, wanted in (("4\n", "8"), ("5\n", "10"))]
+    assert run_tests(program, tests, setup) == [True, True]
+    assert run_tests("print(5)", [f"assert same_output(stdout_of('4'), '1{'0' * 320}.0')"], setup) == [False]
+
+
+def test_the_value_of_a_text_enum_is_its_text():
+    program = "import enum\nclass C(str, enum.Enum):\n    R = 'red'\ndef f(x): return C.R"
+    assert run_tests(program, ["assert f(1) == 'red'"]) == [True]

@@ -9,6 +9,7 @@ The program answers the calls and never sees a check, so it cannot read the expe
 import ast
 import builtins
 import functools
+import importlib
 import sys
 import threading
 import warnings
@@ -22,6 +23,7 @@ class SplitTests:
     checks: tuple[str, ...]  # one expression for each assert, in which __v[i] is the value of calls[i]
 
 
+PLAIN_MODULES = "math cmath itertools functools collections typing heapq bisect re string operator statistics".split()
 # What plain data can do itself: startswith, issubset, __eq__ ...
 METHODS = {name for kind in (str, bytes, int, float, complex, list, tuple, dict, set, frozenset) for name in dir(kind)}
 DECIDING = {name for name in METHODS if name.startswith(("__", "is"))} | {"startswith", "endswith"}  # a truth, no value
@@ -55,7 +57,9 @@ class CallLifter(ast.NodeTransformer):
             return self.generic_visit(node)
         if inner is not None and any(isinstance(part, ast.Call) for part in ast.walk(inner.value)):
             return self.generic_visit(node)
-        if root.id in self.beside and not self.compared:
+        arguments = [part for argument in node.args for part in ast.walk(argument)]
+        judges = any(isinstance(part, ast.Call) and self.untrusted([part]) for part in arguments)
+        if root.id in self.beside and (not self.compared or judges):
             raise ValueError(f"{ast.unparse(node)} is decided by {root.id} of the setup code, beside the program")
         return self.lifted(node)
 
@@ -107,6 +111,11 @@ def split_tests(tests: tuple[str, ...], setup_code: str = "", names: frozenset[s
                 f"the setup code imports {module or 'a relative module'}, which is not in Python's library"
             )
     imported = {(alias.asname or alias.name).split(".")[0] for node in statements for alias in node.names}
+    for node in statements:
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            if node.module not in PLAIN_MODULES:
+                raise ValueError(f"the setup code imports * of {node.module}: name what it needs")
+            imported |= {*dir(importlib.import_module(node.module))}
     trusted = ({*dir(builtins), "math", "sys"} | imported) - names
     functions = {node.name: node for node in parse(setup_code).body if isinstance(node, ast.FunctionDef)}
     helpers: dict[str, ast.FunctionDef] = {}  # checkers such as near(x, y): they judge, and need nothing of the program
@@ -115,6 +124,11 @@ def split_tests(tests: tuple[str, ...], setup_code: str = "", names: frozenset[s
         trusted |= {*new}
         functions = {name: function for name, function in functions.items() if name not in new}
 
+    definitions = [node for node in ast.walk(parse(setup_code)) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    checkers = {node.name for node in definitions}
+    for node in ast.walk(parse(setup_code)):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda):
+            checkers |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     calls: list[str] = []
     checks = []
     for test in tests:
@@ -124,7 +138,9 @@ def split_tests(tests: tuple[str, ...], setup_code: str = "", names: frozenset[s
         expression, before = body[0].test, len(calls)
         local = {node.arg for node in ast.walk(expression) if isinstance(node, ast.arg)}  # of lambdas, comprehensions
         local |= {n.id for n in ast.walk(expression) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        expression = CallLifter(trusted | local, calls, {*functions} - names).visit(expression)
+        if isinstance(expression, ast.Tuple):
+            raise ValueError(f"{test!r} is a tuple, which is always true")
+        expression = CallLifter(trusted | local, calls, checkers - trusted - names).visit(expression)
         if len(calls) == before:
             raise ValueError(f"{test!r} calls no function of the program")
         for call in calls[before:]:

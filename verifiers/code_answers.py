@@ -29,20 +29,22 @@ def extract_code(response: str) -> str | None:
 
 
 def last_block(lines: list[str], docstrings: bool) -> tuple[str | None, bool]:
-    """(the last block, whether no block is left open at the end); its lines lose the indentation of the fence.
+    """(the last block, whether no block is left open at the end); its lines lose the indentation of the first.
 
     docstrings: a fence between triple quotes closes nothing.
     """
-    block, fence, indent, quotes, content = None, None, 0, 0, []
+    block, fence, quotes, content = None, None, 0, []
     for line in lines:
         opening, closing = OPENING.fullmatch(line), CLOSING.fullmatch(line)
         if fence is None:
             if opening:
-                fence, indent, quotes, content = opening[2], len(opening[1]), 0, []
+                fence, quotes, content = opening[2], 0, []
         elif closing and closing[1].startswith(fence) and not (docstrings and quotes % 2):
-            block, fence = "\n".join(content), None
+            width = next((len(line) - len(line.lstrip()) for line in content if line.strip()), 0)
+            block = "\n".join(line[min(width, len(line) - len(line.lstrip())) :] for line in content)
+            fence = None
         else:
-            content.append(line[min(indent, len(line) - len(line.lstrip())) :])
+            content.append(line)
             quotes += line.count('"""') + line.count("'''")
     return block, fence is None
 

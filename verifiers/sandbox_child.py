@@ -12,6 +12,7 @@ are two:
 Nothing of this project and few other modules are imported: the file runs alone, in an interpreter without packages.
 """
 
+import atexit
 import collections.abc
 import contextlib
 import ctypes
@@ -284,9 +285,9 @@ class Opaque:
         return self.length
 
     def __eq__(self, other) -> bool:
-        return False
+        raise TypeError("it cannot be compared")  # so that no check holds, `not f(x) != 3` no more than `f(x) != 3`
 
-    __ne__ = __eq__  # `assert f(x) != 3` must not pass for what cannot be compared
+    __ne__ = __eq__
     __hash__ = None
 
 
@@ -304,7 +305,7 @@ def encode(value) -> list:
     if isinstance(value, float):
         return ["float", float.__repr__(value)]
     if isinstance(value, str):
-        return ["str", str(value)]
+        return ["str", str.__str__(value)]  # of an Enum too
     if isinstance(value, complex):
         return ["complex", [repr(value.real), repr(value.imag)]]
     if isinstance(value, (bytes, bytearray)):
@@ -455,7 +456,13 @@ def stdout_of(code, text: str) -> str:
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
-    output.flush()
+    atexit._run_exitfuncs()  # as at the end of a script, which also closes its files
+    for stream in (sys.stdout, output):
+        with contextlib.suppress(ValueError, AttributeError):  # closed, or no file
+            stream.flush()
+    module.__dict__.clear()
+    sys.stdin, sys.stdout = sys.__stdin__, sys.__stdout__
+    gc.collect()
     os.dup2(2, 1)
     collector.join()
     return b"".join(printed).decode(errors="replace")
