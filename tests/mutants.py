@@ -993,8 +993,8 @@ ORIGINALS = [
     ),
     (
         "verifiers/code_answers.py",
-        "block, fence = ",
-        "block, fence = block or ",
+        'block = "\\n".join(line',
+        'block = block or "\\n".join(line',
         "test_code_answers.py::test_extraction",
     ),
     (
