@@ -1,7 +1,6 @@
 """What breaks without it? Each method with one detail changed at a time; the tables of docs/methods/.
 
-    python benchmarks/ablations.py --publish                  66 runs, some 85 minutes on two cores
-    python benchmarks/ablations.py --only archer.py mlmt_rl.py --seeds 1 2 3 --publish        66 runs, some 70 minutes
+    python benchmarks/ablations.py --publish                  198 runs, some two hours on two cores
 
 A detail is changed by flags, or by an edit of the script in a copy of the repository. Every run is as long as the
 script's default and on its default problems. What is done is not done again. --publish puts the figures into
@@ -149,7 +148,7 @@ class Args:
     """where the runs go"""
     only: tuple[str, ...] = tuple(ABLATIONS)
     """scripts to run"""
-    seeds: tuple[int, ...] = (1,)
+    seeds: tuple[int, ...] = (1, 2, 3)
     """seeds of each run"""
     workers: int = 2
     """runs side by side, one thread each"""
