@@ -439,9 +439,8 @@ def main(args: Args) -> None:
         # ---- LOG
         length_1 = turn_1["response_mask"].sum(1).float()
         texts = [(rollout_states, turn_1["texts"])] if critic.joint else [(rollout_states,), (turn_1["texts"],)]
-        read = torch.stack([critic.tokenize(*part).attention_mask.sum(1) for part in texts]).amax(
-            0
-        )  # (B,), the longest
+        lengths = torch.stack([critic.tokenize(*part).attention_mask.sum(1) for part in texts])  # (1 or 2, B)
+        read = lengths.amax(0)  # (B,) of the longest text that is read at once
         metrics = {
             "iteration": iteration,
             "rollout/accuracy_1": rewards_1.mean().item(),

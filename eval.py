@@ -347,11 +347,11 @@ def main(args: Args) -> None:
         for row in common.read_rows(run_dir / "episodes.jsonl"):
             *key, _ = (row[name] for name in ("solver", "dataset", "sample", "block", "reward_1"))
             done.setdefault(tuple(key), []).append(row)
-            if not any((solver, dataset) == tuple(key[:2]) for solver, _, dataset in plan):
-                raise KeyError(f"it is of {key[0]}")  # the run has gone on to another checkpoint
+            if not any((solver, dataset) == tuple(key[:2]) for solver, _, dataset in plan):  # the run has gone on
+                raise common.InputError(f"{run_dir} began with {key[0]}: start over with --if-run-exists delete")
         done = {key: rows for key, rows in done.items() if len(rows) == len(blocks[key[1]][key[3]])}
     except (KeyError, IndexError, TypeError) as error:
-        reason = f"{run_dir / 'episodes.jsonl'} is damaged, so the evaluation cannot be resumed ({error})"
+        reason = f"{run_dir / 'episodes.jsonl'} is damaged, so the evaluation cannot be resumed"
         raise common.InputError(f"{reason}: start over with --if-run-exists delete") from error
     text = "".join(json.dumps(row) + "\n" for rows in done.values() for row in rows)
     common.write_file(run_dir / "episodes.jsonl", text)

@@ -145,7 +145,7 @@ def find_folder(run, default: str) -> None:
         return
     owner = script_of(folder)
     if owner is None:
-        flag = "--run-dir" if "run_dir" in vars(type(args)).get("__dataclass_fields__", ["run_dir"]) else "--reward-dir"
+        flag = "--run-dir" if hasattr(type(args), "run_dir") else "--reward-dir"
         raise InputError(
             f"{flag} {folder} holds other files than a run's, so none is resumed or deleted: give another one"
         )

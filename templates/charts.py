@@ -8,16 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#7f7f7f",
-    "#8c564b",
-)  # after Okabe and Ito
+# After Okabe and Ito, without their black, which a dark page swallows.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b")
 STYLES = ("-", "--", ":", "-.")  # one for each round through the colours
 MAX_POINTS = 300  # of one curve
 CURVE_BYTES = 1_200_000  # about what all curves of a page may take; more curves have fewer points

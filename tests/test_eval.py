@@ -157,7 +157,10 @@ def test_cut_short_and_resumed_is_as_never_stopped(problem_file, tmp_path, coin_
     evaluation.main(replace(cut, if_run_exists="resume"))
     assert path.read_bytes() == text and sampled == [3, 2, 2]
     assert results(cut) == results(whole)
-    for change in ({"block": 9}, {"reward_1": None}, {"solver": "runs/a/checkpoint-000001"}):  # a run that went on
+    path.write_text(json.dumps(json.loads(lines[0]) | {"solver": "runs/a/checkpoint-000001"}) + "\n")
+    with pytest.raises(common.InputError, match="cut began with runs/a/checkpoint-000001: start over"):  # a run went on
+        evaluation.main(replace(cut, if_run_exists="resume"))
+    for change in ({"block": 9}, {"reward_1": None}):
         row = {name: value for name, value in (json.loads(lines[0]) | change).items() if value is not None}
         path.write_text(json.dumps(row) + "\n")
         with pytest.raises(common.InputError, match="episodes.jsonl is damaged, so the evaluation cannot be resumed"):

@@ -136,6 +136,13 @@ def test_two_scripts_of_one_name_are_two_methods(tmp_path):
     assert "(2 runs: mean and range)" in draw(tmp_path, folders[0], again)
 
 
+def test_seeds_that_stand_at_different_iterations_say_so(tmp_path):
+    values = {"eval__accuracy_1": 0.5, "eval__accuracy_2": 0.7, "eval__fixed": 0.3, "eval__broken": 0.1}
+    folders = [make_run(tmp_path / str(n), [metrics(n, **values)], seed=n) for n in (2, 8)]
+    (line,) = report.answers(report.group_runs([report.load_run(Path(folder)) for folder in folders]))
+    assert line["label"] == "mlmt_rl, at iterations 2 to 8"
+
+
 def test_whether_the_second_attempt_helps(tmp_path):
     """By hand: two seeds on the same 50 problems, fixed .3 and .2, broken .1 and 0; their mean is .25 - .05."""
     rows = [metrics(0, eval__accuracy_1=0.4, eval__accuracy_2=0.4, eval__fixed=0.0, eval__broken=0.0)]

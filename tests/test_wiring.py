@@ -597,3 +597,21 @@ def test_the_seed_chooses_the_problems(problem_file, random_lm, tmp_path, monkey
         }
         template_search.main(template_search.Args(**flags, dataset=problem_file, policy_lm=random_lm, seed=seed))
     assert asked[0] == asked[1] and asked[2] == asked[3] and asked[0] != asked[2]
+
+
+def test_responses_that_do_not_divide_are_split_evenly(quick, monkeypatch):
+    """Five kept responses in four batches are four steps: red if they are three, one of them on a single response."""
+    sizes, accumulate = [], expert_iteration.accumulate_gradients
+
+    def judge_all(responses, problems, *flags):
+        return [i < 5 for i in range(len(responses))]
+
+    monkeypatch.setattr(common, "judge_all", judge_all)
+    monkeypatch.setattr(
+        expert_iteration,
+        "accumulate_gradients",
+        lambda model, turn, batch, *rest: sizes.append(len(batch)) or accumulate(model, turn, batch, *rest),
+    )
+    flags = {"groups_per_batch": 2, "group_size": 4, "num_minibatches": 4, "iterations": 1}
+    expert_iteration.main(quick(script=expert_iteration, **flags))
+    assert sizes == [2, 1, 1, 1]

@@ -124,10 +124,11 @@ def split_tests(tests: tuple[str, ...], setup_code: str = "", names: frozenset[s
         trusted |= {*new}
         functions = {name: function for name, function in functions.items() if name not in new}
 
-    definitions = [node for node in ast.walk(parse(setup_code)) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    checkers = {node.name for node in definitions}
+    checkers: set[str] = set()  # all that the setup code defines, wherever
     for node in ast.walk(parse(setup_code)):
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            checkers.add(node.name)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda):
             checkers |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     calls: list[str] = []
     checks = []

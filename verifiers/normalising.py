@@ -96,9 +96,8 @@ NAMED_TUPLE = re.compile(r"\(((?:[A-Za-z] ?, ?)+[A-Za-z])\) ?= ?(\(.+\))")  # (x
 BARE_LOG = re.compile(r"(?<![A-Za-z\\])log_?(10|2) ?\(")  # log10(100)
 TIMES_TEN = re.compile(r"(?<=\d) ?x ?(?=10 ?\^)")  # 4.5 x 10^33
 SUPERSCRIPT, PLAIN = re.compile("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+"), str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
-BARE_ROOT = re.compile(
-    r"(?:√|(?<![\\A-Za-z])sqrt)\s*(\d+(?:,\d{3})*(?:\.\d+)?)"
-)  # √14, where LaTeX's \sqrt14 is \sqrt{1}4
+# √14 is the root of 14, where LaTeX's \sqrt14 is \sqrt{1}4
+BARE_ROOT = re.compile(r"(?:√|(?<![\\A-Za-z])sqrt)\s*(\d+(?:,\d{3})*(?:\.\d+)?)")
 BARE_COMMAND = re.compile(rf'(?<![\\A-Za-z"])({"|".join(sorted(COMMAND_OF, reverse=True))})(?![A-Za-z"])')
 FULL_STOP = re.compile(r"(?<!\.)\.\Z")  # and not the last of three dots
 
